@@ -1,0 +1,10 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace rebasin_fast {
+
+void register_build_info(pybind11::module_& module);
+void register_lap(pybind11::module_& module);
+
+}  // namespace rebasin_fast

@@ -1,0 +1,145 @@
+// The linear assignment solver at the Python border: numpy arrays in, statuses out as exceptions.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "bindings/register.hpp"
+#include "lap/lap.hpp"
+
+namespace py = pybind11;
+
+namespace rebasin_fast {
+namespace {
+
+ElementType element_type(const py::dtype& dtype) {
+    const char kind = dtype.kind();
+    const auto size = dtype.itemsize();
+    if (kind == 'f' && size == 4) return ElementType::f32;
+    if (kind == 'f' && size == 8) return ElementType::f64;
+    if (kind == 'i') {
+        if (size == 1) return ElementType::i8;
+        if (size == 2) return ElementType::i16;
+        if (size == 4) return ElementType::i32;
+        if (size == 8) return ElementType::i64;
+    }
+    if (kind == 'u') {
+        if (size == 1) return ElementType::u8;
+        if (size == 2) return ElementType::u16;
+        if (size == 4) return ElementType::u32;
+        if (size == 8) return ElementType::u64;
+    }
+    throw py::type_error("cost has dtype " + std::string(py::str(dtype)) + "; expected float32, float64 or integers");
+}
+
+// `cost` is native-endian, aligned and two-dimensional: the Python layer sees to that.
+MatrixView view_of(const py::array& cost) {
+    if (cost.ndim() != 2) throw py::value_error("cost must be two-dimensional");
+    MatrixView view;
+    view.data = cost.data();
+    view.type = element_type(cost.dtype());
+    view.rows = cost.shape(0);
+    view.cols = cost.shape(1);
+    view.row_stride = cost.strides(0) / cost.itemsize();
+    view.col_stride = cost.strides(1) / cost.itemsize();
+    constexpr std::int64_t limit = std::int64_t{1} << 31;
+    if (view.rows >= limit || view.cols >= limit) throw py::value_error("cost must have fewer than 2**31 rows and columns");
+    return view;
+}
+
+// Hands a vector to numpy without copying it.
+template <class T>
+py::array_t<T> to_numpy(std::vector<T>&& values) {
+    auto* owned = new std::vector<T>(std::move(values));
+    const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<T>*>(p); });
+    return py::array_t<T>(static_cast<py::ssize_t>(owned->size()), owned->data(), owner);
+}
+
+Result solve_without_gil(const py::array& cost, const Options& options) {
+    const MatrixView view = view_of(cost);
+    const py::gil_scoped_release release;
+    return solve(view, options);
+}
+
+// The one place where a status becomes an exception. The texts are SciPy's: callers match on them.
+void raise_for(Status status) {
+    if (status == Status::infeasible) throw py::value_error("cost matrix is infeasible");
+    if (status == Status::invalid_entry) throw py::value_error("matrix contains invalid numeric entries");
+}
+
+py::tuple assign(const py::array& cost, bool maximize) {
+    Options options;
+    options.maximize = maximize;
+    Result result = solve_without_gil(cost, options);
+    raise_for(result.status);
+    return py::make_tuple(to_numpy(std::move(result.row_ind)), to_numpy(std::move(result.col_ind)));
+}
+
+const char* name(Method method) {
+    return method == Method::dense ? "dense" : method == Method::shortest_path ? "shortest_path" : "auto";
+}
+
+Method method_named(const std::string& wanted) {
+    for (const Method method : {Method::automatic, Method::dense, Method::shortest_path})
+        if (wanted == name(method)) return method;
+    throw py::value_error("method is '" + wanted + "'; expected 'auto', 'dense' or 'shortest_path'");
+}
+
+py::dict solve_with_duals(const py::array& cost, bool maximize, const std::string& method) {
+    Options options;
+    options.maximize = maximize;
+    options.with_duals = true;
+    options.method = method_named(method);
+    Result result = solve_without_gil(cost, options);
+    raise_for(result.status);
+    if (result.duals.overflow) {
+        PyErr_SetString(PyExc_OverflowError,
+                        "the duals of these integer costs do not fit int64; linear_sum_assignment solves them");
+        throw py::error_already_set();
+    }
+    py::dict out;
+    out["row_ind"] = to_numpy(std::move(result.row_ind));
+    out["col_ind"] = to_numpy(std::move(result.col_ind));
+    const bool exact = result.stats.exact_integers;
+    out["row_duals"] = exact ? py::array(to_numpy(std::move(result.duals.exact_row)))
+                             : py::array(to_numpy(std::move(result.duals.row)));
+    out["col_duals"] = exact ? py::array(to_numpy(std::move(result.duals.exact_col)))
+                             : py::array(to_numpy(std::move(result.duals.col)));
+    out["gap"] = result.gap;
+    out["method"] = name(result.stats.method);
+    out["exact_integers"] = exact;
+    out["row_scans"] = result.stats.row_scans;
+    out["augmentations"] = result.stats.augmentations;
+    return out;
+}
+
+// The Python layer has checked that (row_ind, col_ind) is a complete matching and that the duals fit the shape.
+template <class Dual>
+py::tuple prove_with(const py::array& cost, bool maximize, const std::vector<std::int64_t>& row_ind,
+                     const std::vector<std::int64_t>& col_ind, const py::array_t<Dual, py::array::c_style>& u,
+                     const py::array_t<Dual, py::array::c_style>& v) {
+    const MatrixView view = view_of(cost);
+    const Dual* row_duals = u.data();
+    const Dual* col_duals = v.data();
+    Proof proof;
+    {
+        const py::gil_scoped_release release;
+        proof = prove(view, maximize, row_ind, col_ind, row_duals, col_duals);
+    }
+    return py::make_tuple(proof.gap, proof.violation, proof.scale);
+}
+
+}  // namespace
+
+void register_lap(py::module_& module) {
+    module.def("assign", &assign, py::arg("cost").noconvert(), py::arg("maximize"));
+    module.def("solve", &solve_with_duals, py::arg("cost").noconvert(), py::arg("maximize"), py::arg("method"));
+    module.def("prove", &prove_with<double>, py::arg("cost").noconvert(), py::arg("maximize"), py::arg("row_ind"),
+               py::arg("col_ind"), py::arg("row_duals"), py::arg("col_duals"));
+    module.def("prove_exact", &prove_with<std::int64_t>, py::arg("cost").noconvert(), py::arg("maximize"),
+               py::arg("row_ind"), py::arg("col_ind"), py::arg("row_duals"), py::arg("col_duals"));
+}
+
+}  // namespace rebasin_fast

@@ -1,0 +1,209 @@
+// Dense Jonker-Volgenant on SIMD row passes: column reduction, row reduction with prices, shortest augmenting paths.
+//
+// Differences from the 1987 code: every step is a whole-row kernel (no index lists, so no gathers); among equal best
+// columns a free one is taken, the lowest first (a constant matrix gives the identity); a row whose best column is
+// tied and taken stays free instead of chasing another out; row reduction has a budget, because with float64 prices
+// a chain of ever smaller decrements could go on for very long. The augmentation needs no such guard: every pass
+// fixes one column, so a path costs at most n passes and the whole at most n^2 passes, O(n^3), whatever the input.
+//
+// Rectangular problems start from zero prices (no column reduction): prices only fall on columns that are taken, and
+// a column once taken stays taken, so a column left unmatched ends with price 0, as optimality demands.
+#include <algorithm>
+#include <cstring>
+
+#include "lap/oriented.hpp"
+#include "lap/simd/kernels.hpp"
+
+namespace rebasin_fast {
+namespace {
+
+template <class T>
+class DenseSolver {
+  public:
+    DenseSolver(const TypedView<T>& cost, bool maximize)
+        : cost_(cost),
+          n_(static_cast<std::int32_t>(cost.rows)),
+          m_(cost.cols),
+          sign_(maximize ? -1.0 : 1.0),
+          kernels_(simd::kernels<T>()),
+          find_key_(simd::find_key()),
+          v_(simd::padded(m_), 0.0),
+          col_of_row_(n_, -1),
+          row_of_col_(simd::padded(m_), -1) {
+        // Padding looks like a column that nobody can reach.
+        std::fill(v_.begin() + m_, v_.end(), -kForbidden);
+    }
+
+    Matching<double> run(Stats* stats) {
+        std::vector<std::int32_t> free_rows = n_ == m_ ? reduce_columns() : all_rows();
+        for (int round = 0; round < kRowReductionRounds && !free_rows.empty(); ++round)
+            free_rows = reduce_rows(std::move(free_rows));
+        stats->augmentations = static_cast<std::int64_t>(free_rows.size());
+        const Status status = augment_all(free_rows);
+        stats->row_scans += row_scans_;
+        v_.resize(m_);
+        return {status, std::move(col_of_row_), std::move(v_)};
+    }
+
+  private:
+    static constexpr int kRowReductionRounds = 2;
+    static constexpr std::int64_t kRowReductionBudget = 4;  // row scans per row and round
+
+    double cost_at(std::int32_t i, std::int64_t j) const { return sign_ * static_cast<double>(cost_.row(i)[j]); }
+
+    void assign(std::int32_t i, std::int64_t j) {
+        col_of_row_[i] = static_cast<std::int32_t>(j);
+        row_of_col_[j] = i;
+    }
+
+    std::vector<std::int32_t> all_rows() const {
+        std::vector<std::int32_t> rows(n_);
+        for (std::int32_t i = 0; i < n_; ++i) rows[i] = i;
+        return rows;
+    }
+
+    // v_j = min_i c_ij; each row takes the lowest column whose minimum it holds. Returns the rows left free.
+    std::vector<std::int32_t> reduce_columns() {
+        std::vector<double> colmin(v_.size(), kForbidden);
+        std::vector<std::int32_t> argmin(v_.size(), -1);
+        for (std::int32_t i = 0; i < n_; ++i) kernels_.column_min(cost_.row(i), sign_, i, colmin.data(), argmin.data(), m_);
+        row_scans_ += n_;
+        for (std::int64_t j = 0; j < m_; ++j) {
+            if (argmin[j] < 0) continue;  // all forbidden: price 0, and infeasible in the end
+            v_[j] = colmin[j];
+            if (col_of_row_[argmin[j]] < 0) assign(argmin[j], j);
+        }
+        std::vector<std::int32_t> free_rows;
+        for (std::int32_t i = 0; i < n_; ++i)
+            if (col_of_row_[i] < 0) free_rows.push_back(i);
+        return free_rows;
+    }
+
+    // One round of bidding with eps = 0: a free row takes its best column and lowers its price until the second
+    // best is as good; the row it displaces goes on at once. Returns the rows still free.
+    std::vector<std::int32_t> reduce_rows(std::vector<std::int32_t> rows) {
+        std::vector<std::int32_t> left;
+        std::int64_t budget = kRowReductionBudget * n_;
+        for (std::size_t k = 0; k < rows.size();) {
+            const std::int32_t i = rows[k++];
+            if (budget-- <= 0) {
+                left.push_back(i);
+                continue;
+            }
+            const std::int32_t displaced = bid(i, &left);
+            if (displaced >= 0) rows[--k] = displaced;
+        }
+        return left;
+    }
+
+    // Returns the row to continue with, -1 if none; a row that stays or becomes free for now goes to `left`.
+    std::int32_t bid(std::int32_t i, std::vector<std::int32_t>* left) {
+        const simd::TwoSmallest best = kernels_.reduced_min2(cost_.row(i), sign_, v_.data(), m_);
+        ++row_scans_;
+        if (best.index < 0) {  // everything forbidden; the augmentation will report it
+            left->push_back(i);
+            return -1;
+        }
+        std::int64_t j = best.index;
+        double decrement = 0.0;
+        if (best.first == best.second) {
+            if (row_of_col_[j] >= 0)
+                j = kernels_.find_free_reduced(cost_.row(i), sign_, v_.data(), best.first, row_of_col_.data(), m_);
+        } else if (best.second < kForbidden) {
+            decrement = best.second - best.first;
+        }
+        // A taken column is worth fighting for only if its price falls: not when no free column ties, not when this
+        // is the only column allowed (no finite price decides that), not when the fall is lost in rounding.
+        const bool falls = j >= 0 && v_[j] - decrement < v_[j];
+        if (j < 0 || (row_of_col_[j] >= 0 && !falls)) {
+            left->push_back(i);
+            return -1;
+        }
+        const std::int32_t displaced = row_of_col_[j];
+        v_[j] -= decrement;
+        if (displaced >= 0) col_of_row_[displaced] = -1;
+        assign(i, j);
+        return displaced;
+    }
+
+    Status augment_all(const std::vector<std::int32_t>& free_rows) {
+        if (free_rows.empty()) return Status::optimal;
+        open_v_.resize(v_.size());
+        key_.resize(v_.size());
+        pred_.assign(v_.size(), -1);
+        for (const std::int32_t row : free_rows)
+            if (!augment(row)) return Status::infeasible;
+        return Status::optimal;
+    }
+
+    // Dijkstra from `row` over reduced costs; a scanned column is hidden from relax() by an open price of -inf.
+    bool augment(std::int32_t row) {
+        std::copy(v_.begin(), v_.end(), open_v_.begin());
+        std::fill(key_.begin(), key_.end(), kForbidden);
+        scanned_.clear();
+        double offset = 0.0;
+        double least = 0.0;
+        std::int64_t sink = -1;
+        for (std::int32_t i = row;;) {
+            least = kernels_.relax(cost_.row(i), sign_, offset, open_v_.data(), i, key_.data(), pred_.data(), m_);
+            ++row_scans_;
+            if (least == kForbidden) return false;
+            const std::int64_t j = find_key_(key_.data(), least, row_of_col_.data(), m_);
+            if (row_of_col_[j] < 0) {
+                sink = j;
+                break;
+            }
+            scanned_.push_back({j, least});
+            key_[j] = kForbidden;
+            open_v_[j] = -kForbidden;
+            i = row_of_col_[j];
+            offset = cost_at(i, j) - v_[j] - least;
+        }
+        for (const Scanned& s : scanned_) v_[s.col] += s.length - least;
+        flip(row, sink);
+        return true;
+    }
+
+    void flip(std::int32_t row, std::int64_t sink) {
+        for (std::int64_t j = sink;;) {
+            const std::int32_t i = pred_[j];
+            const std::int32_t next = col_of_row_[i];
+            assign(i, j);
+            if (i == row) return;
+            j = next;
+        }
+    }
+
+    struct Scanned {
+        std::int64_t col;
+        double length;
+    };
+
+    const TypedView<T>& cost_;
+    const std::int32_t n_;
+    const std::int64_t m_;
+    const double sign_;
+    const simd::Kernels<T>& kernels_;
+    const simd::FindKey find_key_;
+    std::vector<double> v_;
+    std::vector<std::int32_t> col_of_row_;
+    std::vector<std::int32_t> row_of_col_;
+    std::vector<double> open_v_, key_;
+    std::vector<std::int32_t> pred_;
+    std::vector<Scanned> scanned_;
+    std::int64_t row_scans_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+Matching<double> solve_dense(const TypedView<T>& cost, bool maximize, Stats* stats) {
+    return DenseSolver<T>(cost, maximize).run(stats);
+}
+
+#define REBASIN_FAST_INSTANTIATE(T) \
+    template Matching<double> solve_dense<T>(const TypedView<T>&, bool, Stats*);
+#include "lap/simd/element_types.inc"
+#undef REBASIN_FAST_INSTANTIATE
+
+}  // namespace rebasin_fast

@@ -1,0 +1,3 @@
+#define REBASIN_FAST_SIMD_NAMESPACE avx2
+#define REBASIN_FAST_SIMD_LANES 4
+#include "lap/simd/kernels_body.hpp"

@@ -1,0 +1,3 @@
+#define REBASIN_FAST_SIMD_NAMESPACE avx512
+#define REBASIN_FAST_SIMD_LANES 8
+#include "lap/simd/kernels_body.hpp"

@@ -1,0 +1,112 @@
+"""The one file that knows array libraries: numpy always, torch and DLPack exporters when they turn up.
+
+torch is never imported here; a tensor can only reach us if its library is already in ``sys.modules``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = Any
+"""A numpy array or a torch tensor. One of them, so no static type says more than this name."""
+
+Parameters: TypeAlias = Mapping[str, Array]
+"""A state dict: parameter and buffer names to numpy arrays or torch tensors."""
+
+IndexArray: TypeAlias = npt.NDArray[np.int64]
+
+
+def torch_of(value: object) -> Any | None:
+    """Return the torch module when `value` is a torch tensor, else None."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(value, torch.Tensor) else None
+
+
+def is_array(value: object) -> bool:
+    """Say whether `value` is a numpy array or a torch tensor."""
+    return isinstance(value, np.ndarray) or torch_of(value) is not None
+
+
+def is_floating(array: Array) -> bool:
+    """Say whether the elements are real floating-point numbers (float16, bfloat16, float32, float64, ...)."""
+    if torch_of(array) is not None:
+        return bool(array.is_floating_point())
+    return bool(np.issubdtype(array.dtype, np.floating))
+
+
+def is_finite(array: Array) -> bool:
+    """Say whether an array of floating-point numbers holds neither NaN nor infinity."""
+    torch = torch_of(array)
+    if torch is not None:
+        return bool(torch.isfinite(array.detach()).all())
+    return bool(np.isfinite(array).all())
+
+
+def take(array: Array, index: IndexArray, axis: int) -> Array:
+    """Return a new array whose slice k along `axis` is slice ``index[k]`` of `array`; same library, dtype and device."""
+    torch = torch_of(array)
+    if torch is None:
+        return np.take(array, index, axis=axis)
+    return array.detach().index_select(axis, torch.from_numpy(index).to(array.device))
+
+
+def copy(array: Array) -> Array:
+    """Return a copy that shares no memory with `array` and carries no autograd history."""
+    return array.detach().clone() if torch_of(array) is not None else np.array(array)
+
+
+def to_compute(array: Array) -> Array:
+    """Return `array` in the precision matching works in: float64 stays, every narrower float becomes float32."""
+    torch = torch_of(array)
+    if torch is not None:
+        array = array.detach()
+        return array if array.dtype == torch.float64 else array.to(torch.float32)
+    wide = np.dtype(np.float64)
+    return array if array.dtype == wide else np.asarray(array, dtype=np.float32)
+
+
+def to_numpy(array: Array) -> npt.NDArray[Any]:
+    """Return `array` as numpy, sharing memory where that is possible (a CPU tensor of a dtype numpy knows)."""
+    torch = torch_of(array)
+    if torch is None:
+        return np.asarray(array)
+    array = array.detach().cpu()
+    return np.asarray((array.float() if array.dtype == torch.bfloat16 else array).numpy())
+
+
+def unfold(array: Array, axis: int) -> Array:
+    """Return `array` as a matrix whose row k is the flattened slice k along `axis`; a view where strides allow."""
+    if torch_of(array) is not None:
+        return array.movedim(axis, 0).reshape(array.shape[axis], -1)
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+
+
+def inner(a: Array, b: Array) -> float:
+    """Return the inner product of two arrays of one shape, summed in float64."""
+    torch = torch_of(a)
+    if torch is not None:
+        return float((a.to(torch.float64) * b.to(torch.float64)).sum())
+    return float(np.sum(np.multiply(a, b, dtype=np.float64)))
+
+
+def as_numpy_cost(cost_matrix: Any) -> npt.NDArray[Any]:
+    """Return the caller's cost matrix as a numpy array, without copying where that is possible.
+
+    Raises
+    ------
+    TypeError
+        For a tensor on another device than the CPU.
+    """
+    torch = torch_of(cost_matrix)
+    if torch is not None:
+        if cost_matrix.device.type != "cpu":
+            raise TypeError(f"cost_matrix is a tensor on {cost_matrix.device}; expected one on the CPU (use .cpu())")
+        return to_numpy(cost_matrix.resolve_conj().resolve_neg())
+    if not hasattr(cost_matrix, "__array__") and hasattr(cost_matrix, "__dlpack__"):
+        return np.from_dlpack(cost_matrix)
+    return np.asarray(cost_matrix)

@@ -1,0 +1,28 @@
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+COMPILER: str
+
+def active_isa() -> str: ...
+def available_isas() -> list[str]: ...
+def force_isa(name: str) -> bool: ...
+def assign(cost: npt.NDArray[Any], maximize: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+def solve(cost: npt.NDArray[Any], maximize: bool, method: str) -> dict[str, Any]: ...
+def prove(
+    cost: npt.NDArray[Any],
+    maximize: bool,
+    row_ind: npt.NDArray[np.int64],
+    col_ind: npt.NDArray[np.int64],
+    row_duals: npt.NDArray[np.float64],
+    col_duals: npt.NDArray[np.float64],
+) -> tuple[float, float, float]: ...
+def prove_exact(
+    cost: npt.NDArray[Any],
+    maximize: bool,
+    row_ind: npt.NDArray[np.int64],
+    col_ind: npt.NDArray[np.int64],
+    row_duals: npt.NDArray[np.int64],
+    col_duals: npt.NDArray[np.int64],
+) -> tuple[float, float, float]: ...
