@@ -31,7 +31,8 @@ ElementType element_type(const py::dtype& dtype) {
         if (size == 4) return ElementType::u32;
         if (size == 8) return ElementType::u64;
     }
-    throw py::type_error("cost has dtype " + std::string(py::str(dtype)) + "; expected float32, float64 or integers");
+    throw py::type_error("cost has dtype " + std::string(py::str(dtype)) +
+                         "; expected float32, float64 or integers");
 }
 
 // `cost` is native-endian, aligned and two-dimensional: the Python layer sees to that.
@@ -45,7 +46,8 @@ MatrixView view_of(const py::array& cost) {
     view.row_stride = cost.strides(0) / cost.itemsize();
     view.col_stride = cost.strides(1) / cost.itemsize();
     constexpr std::int64_t limit = std::int64_t{1} << 31;
-    if (view.rows >= limit || view.cols >= limit) throw py::value_error("cost must have fewer than 2**31 rows and columns");
+    if (view.rows >= limit || view.cols >= limit)
+        throw py::value_error("cost must have fewer than 2**31 rows and columns");
     return view;
 }
 
@@ -95,8 +97,9 @@ py::dict solve_with_duals(const py::array& cost, bool maximize, const std::strin
     Result result = solve_without_gil(cost, options);
     raise_for(result.status);
     if (result.duals.overflow) {
-        PyErr_SetString(PyExc_OverflowError,
-                        "the duals of these integer costs do not fit int64; linear_sum_assignment solves them");
+        PyErr_SetString(
+            PyExc_OverflowError,
+            "the duals of these integer costs do not fit int64; linear_sum_assignment solves them");
         throw py::error_already_set();
     }
     py::dict out;
@@ -115,7 +118,8 @@ py::dict solve_with_duals(const py::array& cost, bool maximize, const std::strin
     return out;
 }
 
-// The Python layer has checked that (row_ind, col_ind) is a complete matching and that the duals fit the shape.
+// The Python layer has checked that (row_ind, col_ind) is a complete matching and that the duals fit the
+// shape.
 template <class Dual>
 py::tuple prove_with(const py::array& cost, bool maximize, const std::vector<std::int64_t>& row_ind,
                      const std::vector<std::int64_t>& col_ind, const py::array_t<Dual, py::array::c_style>& u,
@@ -135,9 +139,10 @@ py::tuple prove_with(const py::array& cost, bool maximize, const std::vector<std
 
 void register_lap(py::module_& module) {
     module.def("assign", &assign, py::arg("cost").noconvert(), py::arg("maximize"));
-    module.def("solve", &solve_with_duals, py::arg("cost").noconvert(), py::arg("maximize"), py::arg("method"));
-    module.def("prove", &prove_with<double>, py::arg("cost").noconvert(), py::arg("maximize"), py::arg("row_ind"),
-               py::arg("col_ind"), py::arg("row_duals"), py::arg("col_duals"));
+    module.def("solve", &solve_with_duals, py::arg("cost").noconvert(), py::arg("maximize"),
+               py::arg("method"));
+    module.def("prove", &prove_with<double>, py::arg("cost").noconvert(), py::arg("maximize"),
+               py::arg("row_ind"), py::arg("col_ind"), py::arg("row_duals"), py::arg("col_duals"));
     module.def("prove_exact", &prove_with<std::int64_t>, py::arg("cost").noconvert(), py::arg("maximize"),
                py::arg("row_ind"), py::arg("col_ind"), py::arg("row_duals"), py::arg("col_duals"));
 }

@@ -1,6 +1,6 @@
-#include "cuda/device_query.hpp"
-
 #include <cuda_runtime.h>
+
+#include "cuda/device_query.hpp"
 
 namespace rebasin_fast::cuda {
 
@@ -9,7 +9,8 @@ std::vector<Device> devices(std::string* why_none) {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess) {
-        cudaGetLastError();  // the error is answered here; it must not surface in somebody's next launch check
+        cudaGetLastError();  // the error is answered here; it must not surface in somebody's next launch
+                             // check
         *why_none = std::string("cudaGetDeviceCount: ") + cudaGetErrorString(status);
         return found;
     }
@@ -31,6 +32,8 @@ std::vector<Device> devices(std::string* why_none) {
     return found;
 }
 
-int runtime_version() { return CUDART_VERSION; }
+int runtime_version() {
+    return CUDART_VERSION;
+}
 
 }  // namespace rebasin_fast::cuda

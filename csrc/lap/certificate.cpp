@@ -18,7 +18,8 @@ Num signed_cost(T c, bool maximize) {
 }
 
 template <class T>
-std::vector<double> contiguous_row_minima(const TypedView<T>& cost, bool maximize, const std::vector<double>& v) {
+std::vector<double> contiguous_row_minima(const TypedView<T>& cost, bool maximize,
+                                          const std::vector<double>& v) {
     std::vector<double> padded_v(simd::padded(cost.cols), -kForbidden);
     std::copy(v.begin(), v.begin() + cost.cols, padded_v.begin());
     const auto& kernels = simd::kernels<T>();
@@ -28,11 +29,15 @@ std::vector<double> contiguous_row_minima(const TypedView<T>& cost, bool maximiz
     return minima;
 }
 
-double magnitude(double x) { return std::abs(x); }
-double magnitude(int128 x) { return static_cast<double>(x < 0 ? -x : x); }
+double magnitude(double x) {
+    return std::abs(x);
+}
+double magnitude(int128 x) {
+    return static_cast<double>(x < 0 ? -x : x);
+}
 
-// The check itself, on a problem with rows <= cols, whose column duals must be <= 0 and 0 on unmatched columns
-// when there are more columns than rows.
+// The check itself, on a problem with rows <= cols, whose column duals must be <= 0 and 0 on unmatched
+// columns when there are more columns than rows.
 template <class Num, class T>
 Proof prove_oriented(const TypedView<T>& cost, bool maximize, const std::vector<std::int64_t>& col_of_row,
                      const std::vector<Num>& u, std::vector<Num> v) {
@@ -80,7 +85,9 @@ Proof prove_as(const MatrixView& cost, bool maximize, const std::vector<std::int
         (turn ? col_of_row[col_ind[k]] : col_of_row[row_ind[k]]) = turn ? row_ind[k] : col_ind[k];
     const auto short_side = signed_duals<Num>(turn ? v : u, view.rows, maximize);
     const auto long_side = signed_duals<Num>(turn ? u : v, view.cols, maximize);
-    return visit(view, [&](const auto& c) { return prove_oriented<Num>(c, maximize, col_of_row, short_side, long_side); });
+    return visit(view, [&](const auto& c) {
+        return prove_oriented<Num>(c, maximize, col_of_row, short_side, long_side);
+    });
 }
 
 }  // namespace

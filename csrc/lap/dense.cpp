@@ -1,13 +1,16 @@
-// Dense Jonker-Volgenant on SIMD row passes: column reduction, row reduction with prices, shortest augmenting paths.
+// Dense Jonker-Volgenant on SIMD row passes: column reduction, row reduction with prices, shortest augmenting
+// paths.
 //
-// Differences from the 1987 code: every step is a whole-row kernel (no index lists, so no gathers); among equal best
-// columns a free one is taken, the lowest first (a constant matrix gives the identity); a row whose best column is
-// tied and taken stays free instead of chasing another out; row reduction has a budget, because with float64 prices
-// a chain of ever smaller decrements could go on for very long. The augmentation needs no such guard: every pass
-// fixes one column, so a path costs at most n passes and the whole at most n^2 passes, O(n^3), whatever the input.
+// Differences from the 1987 code: every step is a whole-row kernel (no index lists, so no gathers); among
+// equal best columns a free one is taken, the lowest first (a constant matrix gives the identity); a row
+// whose best column is tied and taken stays free instead of chasing another out; row reduction has a budget,
+// because with float64 prices a chain of ever smaller decrements could go on for very long. The augmentation
+// needs no such guard: every pass fixes one column, so a path costs at most n passes and the whole at most
+// n^2 passes, O(n^3), whatever the input.
 //
-// Rectangular problems start from zero prices (no column reduction): prices only fall on columns that are taken, and
-// a column once taken stays taken, so a column left unmatched ends with price 0, as optimality demands.
+// Rectangular problems start from zero prices (no column reduction): prices only fall on columns that are
+// taken, and a column once taken stays taken, so a column left unmatched ends with price 0, as optimality
+// demands.
 #include <algorithm>
 #include <cstring>
 
@@ -49,7 +52,9 @@ class DenseSolver {
     static constexpr int kRowReductionRounds = 2;
     static constexpr std::int64_t kRowReductionBudget = 4;  // row scans per row and round
 
-    double cost_at(std::int32_t i, std::int64_t j) const { return sign_ * static_cast<double>(cost_.row(i)[j]); }
+    double cost_at(std::int32_t i, std::int64_t j) const {
+        return sign_ * static_cast<double>(cost_.row(i)[j]);
+    }
 
     void assign(std::int32_t i, std::int64_t j) {
         col_of_row_[i] = static_cast<std::int32_t>(j);
@@ -66,7 +71,8 @@ class DenseSolver {
     std::vector<std::int32_t> reduce_columns() {
         std::vector<double> colmin(v_.size(), kForbidden);
         std::vector<std::int32_t> argmin(v_.size(), -1);
-        for (std::int32_t i = 0; i < n_; ++i) kernels_.column_min(cost_.row(i), sign_, i, colmin.data(), argmin.data(), m_);
+        for (std::int32_t i = 0; i < n_; ++i)
+            kernels_.column_min(cost_.row(i), sign_, i, colmin.data(), argmin.data(), m_);
         row_scans_ += n_;
         for (std::int64_t j = 0; j < m_; ++j) {
             if (argmin[j] < 0) continue;  // all forbidden: price 0, and infeasible in the end
@@ -79,8 +85,8 @@ class DenseSolver {
         return free_rows;
     }
 
-    // One round of bidding with eps = 0: a free row takes its best column and lowers its price until the second
-    // best is as good; the row it displaces goes on at once. Returns the rows still free.
+    // One round of bidding with eps = 0: a free row takes its best column and lowers its price until the
+    // second best is as good; the row it displaces goes on at once. Returns the rows still free.
     std::vector<std::int32_t> reduce_rows(std::vector<std::int32_t> rows) {
         std::vector<std::int32_t> left;
         std::int64_t budget = kRowReductionBudget * n_;
@@ -108,12 +114,14 @@ class DenseSolver {
         double decrement = 0.0;
         if (best.first == best.second) {
             if (row_of_col_[j] >= 0)
-                j = kernels_.find_free_reduced(cost_.row(i), sign_, v_.data(), best.first, row_of_col_.data(), m_);
+                j = kernels_.find_free_reduced(cost_.row(i), sign_, v_.data(), best.first, row_of_col_.data(),
+                                               m_);
         } else if (best.second < kForbidden) {
             decrement = best.second - best.first;
         }
-        // A taken column is worth fighting for only if its price falls: not when no free column ties, not when this
-        // is the only column allowed (no finite price decides that), not when the fall is lost in rounding.
+        // A taken column is worth fighting for only if its price falls: not when no free column ties, not
+        // when this is the only column allowed (no finite price decides that), not when the fall is lost in
+        // rounding.
         const bool falls = j >= 0 && v_[j] - decrement < v_[j];
         if (j < 0 || (row_of_col_[j] >= 0 && !falls)) {
             left->push_back(i);
@@ -136,7 +144,8 @@ class DenseSolver {
         return Status::optimal;
     }
 
-    // Dijkstra from `row` over reduced costs; a scanned column is hidden from relax() by an open price of -inf.
+    // Dijkstra from `row` over reduced costs; a scanned column is hidden from relax() by an open price of
+    // -inf.
     bool augment(std::int32_t row) {
         std::copy(v_.begin(), v_.end(), open_v_.begin());
         std::fill(key_.begin(), key_.end(), kForbidden);
@@ -145,7 +154,8 @@ class DenseSolver {
         double least = 0.0;
         std::int64_t sink = -1;
         for (std::int32_t i = row;;) {
-            least = kernels_.relax(cost_.row(i), sign_, offset, open_v_.data(), i, key_.data(), pred_.data(), m_);
+            least =
+                kernels_.relax(cost_.row(i), sign_, offset, open_v_.data(), i, key_.data(), pred_.data(), m_);
             ++row_scans_;
             if (least == kForbidden) return false;
             const std::int64_t j = find_key_(key_.data(), least, row_of_col_.data(), m_);

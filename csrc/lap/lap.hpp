@@ -1,8 +1,8 @@
 // The contract of the exact linear assignment solver. Knows neither Python nor CUDA.
 //
 // Problem: given an (n, m) cost matrix c, choose min(n, m) cells, no two in one row or column, of least total
-// cost. Duals u (n,), v (m,) prove it: u_i + v_j <= c_ij everywhere, equality on the chosen cells, and every line
-// left without a cell (only on the longer side) has dual 0 while all duals of that side are <= 0.
+// cost. Duals u (n,), v (m,) prove it: u_i + v_j <= c_ij everywhere, equality on the chosen cells, and every
+// line left without a cell (only on the longer side) has dual 0 while all duals of that side are <= 0.
 // Maximisation is the same problem on -c; the sign is applied when an element is loaded, never to a copy.
 //
 // Literature
@@ -20,7 +20,8 @@
 
 namespace rebasin_fast {
 
-// Wide enough for any path length over 64-bit integer costs: 2^31 rows times a range of 2^65 stays below 2^126.
+// Wide enough for any path length over 64-bit integer costs: 2^31 rows times a range of 2^65 stays below
+// 2^126.
 __extension__ typedef __int128 int128;
 
 enum class Status : std::uint8_t {
@@ -43,9 +44,9 @@ struct Options {
 
 struct Stats {
     Method method = Method::automatic;
-    bool exact_integers = false;    // solved in 128-bit integers because float64 could have rounded
-    std::int64_t row_scans = 0;     // how often a whole row was read
-    std::int64_t augmentations = 0; // rows that needed a shortest augmenting path
+    bool exact_integers = false;     // solved in 128-bit integers because float64 could have rounded
+    std::int64_t row_scans = 0;      // how often a whole row was read
+    std::int64_t augmentations = 0;  // rows that needed a shortest augmenting path
 };
 
 // Duals in float64, or in 64-bit integers when `Stats::exact_integers`.
@@ -68,13 +69,15 @@ struct Result {
 Result solve(const MatrixView& cost, const Options& options);
 
 struct Proof {
-    double gap = 0.0;        // cost of the assignment minus the best feasible dual bound at or below the given duals
-    double violation = 0.0;  // the largest amount by which the given duals break a constraint; 0 when feasible
-    double scale = 0.0;      // sum of the magnitudes added up: float64 rounding is a few ulps of this
+    double gap =
+        0.0;  // cost of the assignment minus the best feasible dual bound at or below the given duals
+    double violation =
+        0.0;             // the largest amount by which the given duals break a constraint; 0 when feasible
+    double scale = 0.0;  // sum of the magnitudes added up: float64 rounding is a few ulps of this
 };
 
-// Checks (row_ind, col_ind), a complete matching, against duals u (rows,), v (cols,) by reading every element once.
-// Exact integers: pass int64 duals; the differences are then formed in 128 bits.
+// Checks (row_ind, col_ind), a complete matching, against duals u (rows,), v (cols,) by reading every element
+// once. Exact integers: pass int64 duals; the differences are then formed in 128 bits.
 Proof prove(const MatrixView& cost, bool maximize, const std::vector<std::int64_t>& row_ind,
             const std::vector<std::int64_t>& col_ind, const double* u, const double* v);
 Proof prove(const MatrixView& cost, bool maximize, const std::vector<std::int64_t>& row_ind,

@@ -12,7 +12,8 @@ namespace rebasin_fast {
 
 inline constexpr double kForbidden = std::numeric_limits<double>::infinity();
 
-// Above every sum of costs: infinity, or for exact integers a bound that 2^31 rows of 64-bit costs stay below.
+// Above every sum of costs: infinity, or for exact integers a bound that 2^31 rows of 64-bit costs stay
+// below.
 template <class Num>
 constexpr Num unreachable() {
     if constexpr (std::is_floating_point_v<Num>)

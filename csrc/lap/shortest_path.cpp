@@ -1,12 +1,12 @@
 // Successive shortest augmenting paths, one row after the other, without any initialisation (Crouse 2016).
 //
-// Three uses: the fastest choice for a few dozen rows, where every initialisation costs more than it saves; the
-// solver for integers that float64 cannot carry (Dual = int128); the oracle of the tests.
+// Three uses: the fastest choice for a few dozen rows, where every initialisation costs more than it saves;
+// the solver for integers that float64 cannot carry (Dual = int128); the oracle of the tests.
 //
 // Ties are broken as SciPy's solver of the same family breaks them, so that the small problems one meets in
-// documentation and golden tests get the very optimum SciPy returns: among equal path lengths an unassigned column
-// wins over an assigned one; columns are visited from a list that starts in descending order and is kept dense by
-// moving its last entry into the gap; of several unassigned ones the last visited wins.
+// documentation and golden tests get the very optimum SciPy returns: among equal path lengths an unassigned
+// column wins over an assigned one; columns are visited from a list that starts in descending order and is
+// kept dense by moving its last entry into the gap; of several unassigned ones the last visited wins.
 #include <algorithm>
 #include <utility>
 
@@ -122,7 +122,9 @@ Matching<Dual> solve_shortest_path(const TypedView<T>& cost, bool maximize, Stat
     template Matching<double> solve_shortest_path<double, T>(const TypedView<T>&, bool, Stats*);
 #include "lap/simd/element_types.inc"
 #undef REBASIN_FAST_INSTANTIATE
-template Matching<int128> solve_shortest_path<int128, std::int64_t>(const TypedView<std::int64_t>&, bool, Stats*);
-template Matching<int128> solve_shortest_path<int128, std::uint64_t>(const TypedView<std::uint64_t>&, bool, Stats*);
+template Matching<int128> solve_shortest_path<int128, std::int64_t>(const TypedView<std::int64_t>&, bool,
+                                                                    Stats*);
+template Matching<int128> solve_shortest_path<int128, std::uint64_t>(const TypedView<std::uint64_t>&, bool,
+                                                                     Stats*);
 
 }  // namespace rebasin_fast

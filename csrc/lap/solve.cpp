@@ -1,4 +1,5 @@
-// From a caller's matrix to a result: check the entries, choose orientation, arithmetic and method, solve, map back.
+// From a caller's matrix to a result: check the entries, choose orientation, arithmetic and method, solve,
+// map back.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -47,7 +48,8 @@ Packed<T> pack(const TypedView<T>& source, Change change) {
     return packed;
 }
 
-// Duals stay below largest + 4 n range in magnitude; when float64 holds all integers up to there, it is exact.
+// Duals stay below largest + 4 n range in magnitude; when float64 holds all integers up to there, it is
+// exact.
 template <class T>
 bool float64_may_round(const TypedView<T>& cost) {
     T low = std::numeric_limits<T>::max(), high = std::numeric_limits<T>::min();
@@ -57,7 +59,8 @@ bool float64_may_round(const TypedView<T>& cost) {
             high = std::max(high, cost.at(i, j));
         }
     const double lo = static_cast<double>(low), hi = static_cast<double>(high);
-    return std::max(std::abs(lo), std::abs(hi)) + 4.0 * static_cast<double>(cost.rows) * (hi - lo) >= kExactDouble;
+    return std::max(std::abs(lo), std::abs(hi)) + 4.0 * static_cast<double>(cost.rows) * (hi - lo) >=
+           kExactDouble;
 }
 
 template <class T>
@@ -85,7 +88,8 @@ double sum_of_reduced_costs(const std::vector<double>& slack) {
     return sum;
 }
 
-// u_i = min_j (c_ij - v_j); what is left of a chosen cell after its duals can only be >= 0, and its sum is the gap.
+// u_i = min_j (c_ij - v_j); what is left of a chosen cell after its duals can only be >= 0, and its sum is
+// the gap.
 template <class Num, class T>
 std::vector<Num> tight_row_duals(const TypedView<T>& cost, bool maximize, const Matching<Num>& matching,
                                  double* gap) {
@@ -117,8 +121,8 @@ void store_duals(const std::vector<int128>& in, double factor, std::vector<doubl
 }
 
 template <class Num, class T>
-Result finish(const TypedView<T>& cost, const Options& options, Matching<Num> matching, bool turned, double scale,
-              Stats stats) {
+Result finish(const TypedView<T>& cost, const Options& options, Matching<Num> matching, bool turned,
+              double scale, Stats stats) {
     Result result;
     result.status = matching.status;
     result.stats = stats;
@@ -136,7 +140,8 @@ Result finish(const TypedView<T>& cost, const Options& options, Matching<Num> ma
     result.row_ind.resize(n);
     result.col_ind.resize(n);
     if (!turned) {
-        for (std::int64_t i = 0; i < n; ++i) result.row_ind[i] = i, result.col_ind[i] = matching.col_of_row[i];
+        for (std::int64_t i = 0; i < n; ++i)
+            result.row_ind[i] = i, result.col_ind[i] = matching.col_of_row[i];
         return result;
     }
     std::vector<std::int64_t> col_of_original_row(cost.cols, -1);
@@ -147,11 +152,13 @@ Result finish(const TypedView<T>& cost, const Options& options, Matching<Num> ma
 }
 
 template <class T>
-Result solve_in_place(TypedView<T> cost, const Options& options, bool turned, double scale, const Survey& found) {
+Result solve_in_place(TypedView<T> cost, const Options& options, bool turned, double scale,
+                      const Survey& found) {
     Stats stats;
     stats.method = options.method;
     if (options.method == Method::automatic)
-        stats.method = cost.rows <= kSmall || found.needs_exact_integers ? Method::shortest_path : Method::dense;
+        stats.method =
+            cost.rows <= kSmall || found.needs_exact_integers ? Method::shortest_path : Method::dense;
     stats.row_scans = cost.rows;
     if constexpr (std::is_integral_v<T> && sizeof(T) == 8) {
         if (found.needs_exact_integers) {
@@ -161,8 +168,9 @@ Result solve_in_place(TypedView<T> cost, const Options& options, bool turned, do
             return finish(cost, options, std::move(matching), turned, scale, stats);
         }
     }
-    auto matching = stats.method == Method::dense ? solve_dense(cost, options.maximize, &stats)
-                                                  : solve_shortest_path<double>(cost, options.maximize, &stats);
+    auto matching = stats.method == Method::dense
+                        ? solve_dense(cost, options.maximize, &stats)
+                        : solve_shortest_path<double>(cost, options.maximize, &stats);
     return finish(cost, options, std::move(matching), turned, scale, stats);
 }
 
@@ -203,8 +211,9 @@ Result solve(const MatrixView& cost, const Options& options) {
         }
         return result;
     }
-    // Rows must be the shorter side. A square problem in column order is solved as its transpose where it lies,
-    // except when it is small: there ties are broken as SciPy breaks them, which depends on the orientation.
+    // Rows must be the shorter side. A square problem in column order is solved as its transpose where it
+    // lies, except when it is small: there ties are broken as SciPy breaks them, which depends on the
+    // orientation.
     const bool column_order = cost.rows == cost.cols && cost.row_stride == 1 && !cost.rows_are_contiguous();
     const bool turned = cost.rows > cost.cols || (column_order && cost.rows > kSmall);
     MatrixView view = turned ? cost.transposed() : cost;

@@ -1,6 +1,10 @@
 """Exact linear assignment, and on top of it the merging of neural networks modulo permutation symmetries."""
 
 from rebasin_fast import cuda
+from rebasin_fast._version import __version__
+from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
+from rebasin_fast.evaluate import BarrierResult, Evaluation, barrier, evaluate
+from rebasin_fast.interpolate import interpolate
 from rebasin_fast.lap import (
     Assignment,
     AssignmentStats,
@@ -10,18 +14,52 @@ from rebasin_fast.lap import (
     solve_assignment,
     verify_assignment,
 )
+from rebasin_fast.permute import (
+    Permutation,
+    apply_permutation,
+    compose,
+    identity_permutation,
+    invert,
+    random_permutation,
+    validate_permutation,
+)
 from rebasin_fast.scipy_patch import scipy_patched
+from rebasin_fast.spec import Axis, Member, PermutationSpec
+from rebasin_fast.symmetries import count_symmetries
+from rebasin_fast.weight_matching import WeightMatching, WeightMatchingStats, weight_matching
 
-__version__ = "0.1.0"
-
-__all__ = [
+__all__ = [  # in the order of the data flow
+    "PermutationSpec",
+    "Axis",
+    "Member",
+    "mlp",
+    "vgg16",
+    "resnet20",
+    "resnet50",
+    "count_symmetries",
+    "linear_sum_assignment",
+    "solve_assignment",
+    "verify_assignment",
     "Assignment",
     "AssignmentStats",
     "Verification",
+    "scipy_patched",
+    "Permutation",
+    "identity_permutation",
+    "random_permutation",
+    "validate_permutation",
+    "apply_permutation",
+    "invert",
+    "compose",
+    "weight_matching",
+    "WeightMatching",
+    "WeightMatchingStats",
+    "interpolate",
+    "evaluate",
+    "Evaluation",
+    "barrier",
+    "BarrierResult",
     "build_info",
     "cuda",
-    "linear_sum_assignment",
-    "scipy_patched",
-    "solve_assignment",
-    "verify_assignment",
+    "__version__",
 ]

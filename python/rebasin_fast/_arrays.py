@@ -48,7 +48,7 @@ def is_finite(array: Array) -> bool:
 
 
 def take(array: Array, index: IndexArray, axis: int) -> Array:
-    """Return a new array whose slice k along `axis` is slice ``index[k]`` of `array`; same library, dtype and device."""
+    """Return a new array whose slice k along `axis` is slice ``index[k]`` of `array`; same library, dtype, device."""
     torch = torch_of(array)
     if torch is None:
         return np.take(array, index, axis=axis)
@@ -60,14 +60,31 @@ def copy(array: Array) -> Array:
     return array.detach().clone() if torch_of(array) is not None else np.array(array)
 
 
-def to_compute(array: Array) -> Array:
-    """Return `array` in the precision matching works in: float64 stays, every narrower float becomes float32."""
-    torch = torch_of(array)
+def memory_key(array: Array) -> tuple[Any, ...]:
+    """Return a key that arrays share exactly while they are alive and the same view of the same memory."""
+    view: tuple[Any, ...]
+    if torch_of(array) is not None:
+        view = (array.data_ptr(), array.stride(), array.dtype, array.device, array.is_conj(), array.is_neg())
+    else:
+        view = (array.__array_interface__["data"][0], array.strides, array.dtype)
+    # Arrays without memory (meta tensors, empty ones) share the address 0 without sharing anything.
+    return (*view, tuple(array.shape)) if view[0] else (id(array),)
+
+
+def same_library(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return both arrays, as numpy if one of them is numpy and the other is not."""
+    return (a, b) if torch_of(a) is torch_of(b) else (to_numpy(a), to_numpy(b))
+
+
+def to_compute(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return both in the precision matching works in: float64 where either has it, else float32; on the device of a."""
+    torch = torch_of(a)
     if torch is not None:
-        array = array.detach()
-        return array if array.dtype == torch.float64 else array.to(torch.float32)
-    wide = np.dtype(np.float64)
-    return array if array.dtype == wide else np.asarray(array, dtype=np.float32)
+        wide = torch.float64 in (a.dtype, b.dtype)
+        dtype = torch.float64 if wide else torch.float32
+        return a.detach().to(dtype), b.detach().to(device=a.device, dtype=dtype)
+    numpy_dtype = np.float64 if np.dtype(np.float64) in (a.dtype, b.dtype) else np.float32
+    return np.asarray(a, dtype=numpy_dtype), np.asarray(b, dtype=numpy_dtype)
 
 
 def to_numpy(array: Array) -> npt.NDArray[Any]:
@@ -79,11 +96,10 @@ def to_numpy(array: Array) -> npt.NDArray[Any]:
     return np.asarray((array.float() if array.dtype == torch.bfloat16 else array).numpy())
 
 
-def unfold(array: Array, axis: int) -> Array:
-    """Return `array` as a matrix whose row k is the flattened slice k along `axis`; a view where strides allow."""
-    if torch_of(array) is not None:
-        return array.movedim(axis, 0).reshape(array.shape[axis], -1)
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+def unfold(array: Array, axis: int, units: int) -> Array:
+    """Return `array` as a (units, -1) matrix whose row k holds unit k along `axis`; a view where strides allow."""
+    moved = array.movedim(axis, 0) if torch_of(array) is not None else np.moveaxis(array, axis, 0)
+    return moved.reshape(units, -1)
 
 
 def inner(a: Array, b: Array) -> float:

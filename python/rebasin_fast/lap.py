@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from rebasin_fast import _core
+from rebasin_fast import _core, cuda
 from rebasin_fast._arrays import IndexArray, as_numpy_cost
+from rebasin_fast._version import __version__
 
 Duals: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 Method: TypeAlias = Literal["auto", "dense", "shortest_path"]
@@ -164,9 +165,7 @@ def linear_sum_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False) ->
     return _core.assign(_as_cost(cost_matrix), bool(maximize))
 
 
-def solve_assignment(
-    cost_matrix: npt.ArrayLike, maximize: bool = False, *, method: Method = "auto"
-) -> Assignment:
+def solve_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False, *, method: Method = "auto") -> Assignment:
     """Solve the linear sum assignment problem and return the duals that prove the answer.
 
     Parameters
@@ -200,6 +199,8 @@ def solve_assignment(
     >>> float(answer.row_duals.sum() + answer.col_duals.sum())
     5.0
     """
+    if not isinstance(method, str):
+        raise ValueError(f"method is {method!r}; expected 'auto', 'dense' or 'shortest_path'")
     cost = _as_cost(cost_matrix)
     found = _core.solve(cost, bool(maximize), method)
     return Assignment(
@@ -210,9 +211,7 @@ def solve_assignment(
         col_duals=found["col_duals"],
         gap=found["gap"],
         maximize=bool(maximize),
-        stats=AssignmentStats(
-            found["method"], found["exact_integers"], found["row_scans"], found["augmentations"]
-        ),
+        stats=AssignmentStats(found["method"], found["exact_integers"], found["row_scans"], found["augmentations"]),
     )
 
 
@@ -281,9 +280,13 @@ def verify_assignment(
         row_duals, col_duals = solved.row_duals, solved.col_duals
     u = _as_duals("row_duals", row_duals, cost.shape[0])
     v = _as_duals("col_duals", col_duals, cost.shape[1])
-    exact = all(np.issubdtype(x.dtype, np.integer) for x in (cost, u, v))
     _require_allowed_cells(cost, rows, cols)
-    gap, violation, scale = (_core.prove_exact if exact else _core.prove)(cost, maximize, rows, cols, u, v)
+    exact = all(np.issubdtype(x.dtype, np.integer) for x in (cost, u, v))
+    if exact:
+        found = _core.prove_exact(cost, maximize, rows, cols, u.astype(np.int64), v.astype(np.int64))
+    else:
+        found = _core.prove(cost, maximize, rows, cols, u.astype(np.float64), v.astype(np.float64))
+    gap, violation, scale = found
     if tolerance is None:
         tolerance = 0.0 if exact else 8 * float(np.finfo(np.float64).eps) * scale
     return Verification(gap <= tolerance and violation <= tolerance, gap, violation, tolerance)
@@ -304,8 +307,6 @@ def build_info() -> dict[str, Any]:
     >>> build_info()["isa"] in build_info()["available_isas"]
     True
     """
-    from rebasin_fast import __version__, cuda
-
     return {
         "version": __version__,
         "compiler": _core.COMPILER,
@@ -318,7 +319,7 @@ def build_info() -> dict[str, Any]:
 def _as_cost(cost_matrix: Any) -> npt.NDArray[Any]:
     """Return a two-dimensional array of a dtype the core reads in place, copying only where it must."""
     array = as_numpy_cost(cost_matrix)
-    if not isinstance(cost_matrix, np.ndarray):
+    if not (isinstance(cost_matrix, np.ndarray) or hasattr(cost_matrix, "__dlpack__")):
         array = _reread_sequence(cost_matrix, array)
     dtype = array.dtype
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
@@ -342,12 +343,10 @@ def _addressable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _reread_sequence(source: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Convert lists of Python objects as SciPy does, but never round an integer in silence."""
-    if hasattr(source, "__array__") or hasattr(source, "__dlpack__"):
-        return array
+    """Convert lists and frames of Python objects as SciPy does, but never round an integer in silence."""
     if array.dtype.kind not in "biuf":
-        converted = np.asarray(source, dtype=np.float64) if array.dtype.kind in "OUSV" else array
-    elif array.dtype == np.float64 and array.size and np.nanmax(np.abs(array)) >= _EXACT_DOUBLE:
+        converted = np.asarray(source, dtype=np.float64)
+    elif array.dtype == np.float64 and not (np.abs(array) < _EXACT_DOUBLE).all():
         converted = array
     else:
         return array
@@ -406,7 +405,9 @@ def _require_allowed_cells(cost: npt.NDArray[Any], rows: IndexArray, cols: Index
     cells = cost[rows, cols]
     if cells.dtype.kind == "f" and not np.isfinite(cells).all():
         k = int(np.flatnonzero(~np.isfinite(cells))[0])
-        raise ValueError(f"assignment uses cell ({rows[k]}, {cols[k]}), whose cost is {cells[k]}; expected finite costs")
+        raise ValueError(
+            f"assignment uses cell ({rows[k]}, {cols[k]}), whose cost is {cells[k]}; expected finite costs"
+        )
 
 
 def _as_duals(name: str, given: Any, length: int) -> Duals:

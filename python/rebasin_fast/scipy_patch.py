@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from rebasin_fast.lap import linear_sum_assignment
 
 _lock = threading.Lock()
 _depth = 0
+_original: Any = None
 
 
 def _stand_in(cost_matrix: Any, maximize: bool = False) -> Any:
@@ -25,8 +26,8 @@ def scipy_patched() -> Iterator[None]:
 
     Replaces the function in SciPy and under whatever name a loaded module has imported it, and puts all of them
     back in the end, also in modules first imported inside the context. Contexts nest, and may be entered from
-    several threads; the last to leave restores. The swap is seen by the whole process. References kept in closures, default arguments
-    or containers are out of reach.
+    several threads; the last to leave restores. The swap is seen by the whole process. References kept in closures,
+    default arguments or containers are out of reach.
 
     Raises
     ------
@@ -42,10 +43,15 @@ def scipy_patched() -> Iterator[None]:
     >>> col_ind
     array([0, 1, 2])
     """
-    global _depth
-    original = _scipy_function()
+    global _depth, _original
+    try:
+        import scipy.optimize
+    except ImportError as error:
+        raise ImportError("scipy_patched() needs SciPy: pip install scipy") from error
     with _lock:
-        _replace(original, _stand_in)
+        if _depth == 0:
+            _original = scipy.optimize.linear_sum_assignment
+            _replace(_original, _stand_in)
         _depth += 1
     try:
         yield
@@ -53,28 +59,13 @@ def scipy_patched() -> Iterator[None]:
         with _lock:
             _depth -= 1
             if _depth == 0:
-                _replace(_stand_in, original)
+                _replace(_stand_in, _original)
 
 
-def _scipy_function() -> Callable[..., Any]:
-    """Find SciPy's own function, also while it is already swapped."""
-    try:
-        import scipy.optimize
-    except ImportError as error:
-        raise ImportError("scipy_patched() needs SciPy: pip install scipy") from error
-    with _lock:
-        if scipy.optimize.linear_sum_assignment is not _stand_in:
-            _originals[:] = [scipy.optimize.linear_sum_assignment]
-        return _originals[0]
-
-
-_originals: list[Callable[..., Any]] = []
-
-
-def _replace(old: Callable[..., Any], new: Callable[..., Any]) -> None:
+def _replace(old: Any, new: Any) -> None:
     for module in list(sys.modules.values()):
         namespace = getattr(module, "__dict__", None)
-        if not isinstance(namespace, dict) or module.__name__ == __name__:
+        if not isinstance(namespace, dict) or namespace is globals():
             continue
         for name in [name for name, value in list(namespace.items()) if value is old]:
             namespace[name] = new

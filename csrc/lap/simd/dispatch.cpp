@@ -6,11 +6,11 @@
 
 namespace rebasin_fast::simd {
 
-#define REBASIN_FAST_DECLARE_ISA(name)      \
-    namespace name {                        \
-    template <class T>                      \
-    const Kernels<T>& table();              \
-    FindKey find_key();                     \
+#define REBASIN_FAST_DECLARE_ISA(name) \
+    namespace name {                   \
+    template <class T>                 \
+    const Kernels<T>& table();         \
+    FindKey find_key();                \
     }
 REBASIN_FAST_DECLARE_ISA(baseline)
 #ifdef REBASIN_FAST_X86_KERNELS
@@ -43,8 +43,8 @@ bool parse(const char* name, Isa* isa) {
     return false;
 }
 
-// An unknown or unsupported name in the environment falls back to the best one: a stale variable must not stop
-// a program from starting. build_info() shows what is in use.
+// An unknown or unsupported name in the environment falls back to the best one: a stale variable must not
+// stop a program from starting. build_info() shows what is in use.
 Isa choose() {
     Isa isa;
     const char* wanted = std::getenv("REBASIN_FAST_ISA");
@@ -79,7 +79,9 @@ FindKey find_key() {
     return baseline::find_key();
 }
 
-const char* active_isa() { return kNames[static_cast<int>(active().load())]; }
+const char* active_isa() {
+    return kNames[static_cast<int>(active().load())];
+}
 
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;

@@ -1,5 +1,6 @@
-// Row kernels of the dense solver. One body (kernels_body.hpp) is compiled once per instruction set; the choice is
-// made at run time, once per process, and can be forced with the environment variable REBASIN_FAST_ISA.
+// Row kernels of the dense solver. One body (kernels_body.hpp) is compiled once per instruction set; the
+// choice is made at run time, once per process, and can be forced with the environment variable
+// REBASIN_FAST_ISA.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,9 @@ namespace rebasin_fast::simd {
 // Work arrays are padded to a multiple of this many elements, so that kernels have no tail on them.
 inline constexpr std::int64_t kPadding = 8;
 
-inline constexpr std::int64_t padded(std::int64_t n) { return (n + kPadding - 1) / kPadding * kPadding; }
+inline constexpr std::int64_t padded(std::int64_t n) {
+    return (n + kPadding - 1) / kPadding * kPadding;
+}
 
 struct TwoSmallest {
     double first;
@@ -53,14 +56,15 @@ struct Kernels {
 };
 
 // Lowest j with key[j] == value and row_of_col[j] < 0; failing that, lowest j with key[j] == value.
-using FindKey = std::int64_t (*)(const double* key, double value, const std::int32_t* row_of_col, std::int64_t n);
+using FindKey = std::int64_t (*)(const double* key, double value, const std::int32_t* row_of_col,
+                                 std::int64_t n);
 
 template <class T>
 const Kernels<T>& kernels();
 FindKey find_key();
 
-const char* active_isa();                    // the one in use: "baseline", "avx2" or "avx512"
-std::vector<std::string> available_isas();   // those this processor can run, best last
-bool force_isa(const std::string& name);     // for tests; false when this processor lacks it
+const char* active_isa();                   // the one in use: "baseline", "avx2" or "avx512"
+std::vector<std::string> available_isas();  // those this processor can run, best last
+bool force_isa(const std::string& name);    // for tests; false when this processor lacks it
 
 }  // namespace rebasin_fast::simd

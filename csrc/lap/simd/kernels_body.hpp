@@ -1,11 +1,11 @@
 // The one body of the row kernels, included by one translation unit per instruction set, which defines
 //   REBASIN_FAST_SIMD_NAMESPACE   the namespace of this copy
 //   REBASIN_FAST_SIMD_LANES       float64 lanes per vector: 2, 4 or 8
-// Written with the compilers' generic vectors. Nothing of the standard library is used here: an inline function
-// compiled for a wide instruction set could be the copy the linker keeps for the whole program.
+// Written with the compilers' generic vectors. Nothing of the standard library is used here: an inline
+// function compiled for a wide instruction set could be the copy the linker keeps for the whole program.
 //
-// Every operation is a single rounded subtraction, a comparison or a selection, and ties go to the lowest column,
-// so all instruction sets return the same bits.
+// Every operation is a single rounded subtraction, a comparison or a selection, and ties go to the lowest
+// column, so all instruction sets return the same bits.
 
 #include "lap/simd/kernels.hpp"
 
@@ -36,7 +36,9 @@ inline void store(E* p, V x) {
     __builtin_memcpy(p, &x, sizeof(V));
 }
 
-inline D splat(double x) { return D{} + x; }
+inline D splat(double x) {
+    return D{} + x;
+}
 
 inline I64 lane_numbers() {
     I64 x;
@@ -91,7 +93,8 @@ void scan(const T* row, double sign, std::int64_t n, Extremes* seen) {
 }
 
 template <class T>
-void column_min(const T* row, double sign, std::int64_t i, double* colmin, std::int32_t* argmin, std::int64_t n) {
+void column_min(const T* row, double sign, std::int64_t i, double* colmin, std::int32_t* argmin,
+                std::int64_t n) {
     const RowReader<T> cost{row, sign, n};
     const I32 me = I32{} + static_cast<std::int32_t>(i);
     for (std::int64_t j = 0; j < n; j += L) {
@@ -170,7 +173,8 @@ std::int64_t find_free_reduced(const T* row, double sign, const double* v, doubl
     for (std::int64_t j = 0; j < n; j += L) {
         const I64 equal = (cost(j) - load<D>(v + j)) == value;
         if (!any(equal)) continue;
-        const std::int64_t hit = lowest_set(equal & __builtin_convertvector(load<I32>(row_of_col + j) < 0, I64));
+        const std::int64_t hit =
+            lowest_set(equal & __builtin_convertvector(load<I32>(row_of_col + j) < 0, I64));
         if (hit >= 0) return j + hit;
     }
     return -1;
@@ -181,7 +185,8 @@ std::int64_t find_key_in(const double* key, double value, const std::int32_t* ro
     for (std::int64_t j = 0; j < n; j += L) {
         const I64 equal = load<D>(key + j) == value;
         if (!any(equal)) continue;
-        const std::int64_t hit = lowest_set(equal & __builtin_convertvector(load<I32>(row_of_col + j) < 0, I64));
+        const std::int64_t hit =
+            lowest_set(equal & __builtin_convertvector(load<I32>(row_of_col + j) < 0, I64));
         if (hit >= 0) return j + hit;
         if (fallback < 0) fallback = j + lowest_set(equal);
     }
@@ -190,7 +195,9 @@ std::int64_t find_key_in(const double* key, double value, const std::int32_t* ro
 
 }  // namespace
 
-FindKey find_key() { return &find_key_in; }
+FindKey find_key() {
+    return &find_key_in;
+}
 
 template <class T>
 const Kernels<T>& table() {

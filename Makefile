@@ -1,0 +1,71 @@
+# Everything happens in .venv; nothing on the machine is changed. PYTHON chooses the interpreter (>= 3.10).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(shell find csrc python -type f -not -name '*.pyc')
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inc' -o -name '*.cu')
+
+MAKEFLAGS += --no-print-directory
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: test test-core test-python test-wheel demo bench lint format wheel clean
+
+test: test-core test-python
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/rebasin-fast demo --out demo-output --force $(DEMO)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python bench/install_peers.py
+	$(BIN)/python bench/compare.py $(BENCH)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+test-python: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PYTEST)
+
+# The core and its C++ tests, without Python, under the address and undefined-behaviour sanitizers.
+test-core: $(VENV)/.build-tools
+	cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DREBASIN_FAST_PYTHON=OFF \
+	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_SANITIZE=address,undefined --log-level=WARNING
+	cmake --build build/sanitize -- --quiet
+	ctest --test-dir build/sanitize --output-on-failure
+
+wheel: $(VENV)/.build-tools
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+# The wheel alone: a clean environment, the tests copied away from the sources.
+test-wheel: wheel
+	rm -rf build/wheel-test && mkdir -p build/wheel-test
+	$(PYTHON) -m venv build/wheel-test/venv
+	build/wheel-test/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  "$$(ls -t dist/rebasin_fast-*.whl | head -n 1)[test]"
+	cp -r tests build/wheel-test/tests && cp pyproject.toml build/wheel-test/
+	cd build/wheel-test && venv/bin/python -m pytest
+
+clean:
+	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(VENV)
+
+$(VENV)/.build-tools: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt scikit-build-core pybind11 cmake ninja
+	@touch $@
+
+# mypy reads the sources themselves, and needs numpy's types only.
+$(VENV)/.installed-lint: $(VENV)/.build-tools
+	$(PIP) install --quiet -c constraints.txt ruff mypy clang-format numpy
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.build-tools $(SOURCES)
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt '.[$*]'
+	@touch $@

@@ -1,0 +1,81 @@
+"""Slow twins: the algorithms as the papers state them, in plain NumPy and SciPy, to hold the fast ones against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import permutations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from rebasin_fast import PermutationSpec
+
+
+def brute_force_cost(cost: np.ndarray) -> float:
+    """Return the least cost over all complete assignments, by trying every one."""
+    if cost.shape[0] > cost.shape[1]:
+        cost = cost.T
+    rows = np.arange(cost.shape[0])
+    return min(cost[rows, list(cols)].sum() for cols in permutations(range(cost.shape[1]), cost.shape[0]))
+
+
+def dual_gap(cost: np.ndarray, rows: np.ndarray, cols: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[float, float]:
+    """Return (primal - dual, largest violation of u_i + v_j <= c_ij and of the sign of the longer side's duals)."""
+    violation = max(0.0, float((u[:, None] + v[None, :] - cost).max(initial=-np.inf)))
+    n, m = cost.shape
+    if n != m:
+        violation = max(violation, float((v if m > n else u).max(initial=0.0)))
+    return float(cost[rows, cols].sum() - u.sum() - v.sum()), violation
+
+
+def units_as_rows(array: np.ndarray, axis: int, units: int) -> np.ndarray:
+    return np.moveaxis(array, axis, 0).reshape(units, -1)
+
+
+def permute_axis(array: np.ndarray, axis: int, block: int, p: np.ndarray) -> np.ndarray:
+    blocks = np.moveaxis(array, axis, 0)
+    blocks = blocks.reshape(len(p), block, *blocks.shape[1:])[p]
+    return np.moveaxis(blocks.reshape(-1, *blocks.shape[2:]), 0, axis)
+
+
+def permuted(spec: PermutationSpec, perm: Mapping[str, np.ndarray], name: str, array: np.ndarray, leave: str = "") -> np.ndarray:
+    for i, axis in enumerate(spec.axes[name]):
+        if axis is not None and axis.group != leave:
+            array = permute_axis(array, i, axis.block, perm[axis.group])
+    return array
+
+
+def objective(spec: PermutationSpec, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], perm: Mapping[str, np.ndarray]) -> float:
+    return sum(float((a[name] * permuted(spec, perm, name, b[name])).sum()) for name in spec.params if spec.matched(name))
+
+
+def similarity(spec: PermutationSpec, group: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], perm: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return S_g = sum over members of A_axis . (B, every other axis permuted)_axis^T."""
+    n = len(perm[group])
+    total = np.zeros((n, n))
+    for member in spec.groups[group]:
+        if spec.matched(member.param):
+            other = permuted(spec, perm, member.param, b[member.param], leave=group)
+            total += units_as_rows(a[member.param], member.axis, n) @ units_as_rows(other, member.axis, n).T
+    return total
+
+
+def weight_matching(
+    spec: PermutationSpec, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], seed: int, max_sweeps: int = 100
+) -> dict[str, np.ndarray]:
+    """Algorithm 1 of Ainsworth, Hayase & Srinivasa (2023), arXiv:2209.04836: solve every group, until none gains."""
+    sizes = spec.group_sizes(a)
+    perm = {group: np.arange(size) for group, size in sizes.items()}
+    rng = np.random.default_rng(seed)
+    groups = list(spec.groups)
+    for _ in range(max_sweeps):
+        gained = False
+        for k in rng.permutation(len(groups)):
+            S = similarity(spec, groups[k], a, b, perm)
+            rows, cols = linear_sum_assignment(S, maximize=True)
+            if S[rows, cols].sum() > S[rows, perm[groups[k]]].sum() + 1e-9 * np.abs(S[rows, cols]).sum():
+                perm[groups[k]] = cols
+                gained = True
+        if not gained:
+            break
+    return perm

@@ -1,0 +1,179 @@
+"""Every method on every instruction set is exact on every family of matrices, and proves it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matrices import FAMILIES
+from reference import brute_force_cost, dual_gap
+from scipy.optimize import linear_sum_assignment as scipy_solver
+
+from rebasin_fast import Assignment, _core, build_info, linear_sum_assignment, solve_assignment, verify_assignment
+
+METHODS = ("auto", "dense", "shortest_path")
+SHAPES = ((1, 1), (2, 2), (9, 9), (50, 50), (131, 131), (40, 97), (97, 40), (128, 131))
+
+
+@pytest.fixture(params=_core.available_isas())
+def isa(request):
+    before = _core.active_isa()
+    assert _core.force_isa(request.param)
+    yield request.param
+    assert _core.force_isa(before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_optimal_with_duals_that_prove_it(family, method):
+    for k, (n, m) in enumerate(SHAPES):
+        cost = FAMILIES[family](np.random.default_rng(k), n, m)
+        for dtype in (np.float64, np.float32):
+            typed = cost.astype(dtype)
+            answer = solve_assignment(typed, method=method)
+            exact = typed.astype(np.float64)
+            want = exact[scipy_solver(exact)].sum()
+            assert answer.cost == pytest.approx(want, rel=1e-12, abs=1e-300)
+            assert_proven(exact, answer)
+
+
+def assert_proven(cost, answer):
+    scale = np.abs(cost[answer.row_ind, answer.col_ind]).sum() + np.abs(answer.row_duals).sum()
+    scale += np.abs(answer.col_duals).sum()
+    gap, violation = dual_gap(cost, answer.row_ind, answer.col_ind, answer.row_duals, answer.col_duals)
+    assert violation <= 1e-14 * scale
+    assert abs(gap) <= 1e-14 * scale
+    assert 0 <= answer.gap <= 1e-14 * scale
+    verdict = verify_assignment(cost, answer)
+    assert verdict.optimal
+    assert verdict.tolerance <= 1e-14 * scale
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_instruction_sets_give_the_same_bits(family, isa):
+    cost = FAMILIES[family](np.random.default_rng(5), 101, 103)
+    square = FAMILIES[family](np.random.default_rng(6), 96, 96)
+    for typed in (cost, cost.astype(np.float32), cost.T, square, -square[::-1]):
+        if np.isneginf(typed).any():
+            continue
+        got = solve_assignment(typed, method="dense")
+        assert _core.force_isa("baseline")
+        want = solve_assignment(typed, method="dense")
+        assert _core.force_isa(isa)
+        assert got.col_ind.tolist() == want.col_ind.tolist()
+        assert got.row_duals.tolist() == want.row_duals.tolist()
+        assert got.col_duals.tolist() == want.col_duals.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+def test_every_kernel_of_every_dtype(dtype, isa):
+    rng = np.random.default_rng(3)
+    for shape in ((61, 61), (61, 77), (64, 64)):
+        cost = rng.integers(0, 100, shape).astype(dtype)
+        for maximize in (False, True):
+            answer = solve_assignment(cost, maximize, method="dense")
+            assert answer.cost == cost[scipy_solver(cost, maximize)].astype(float).sum()
+            assert verify_assignment(cost, answer) == (True, 0.0, 0.0, verify_assignment(cost, answer).tolerance)
+
+
+def test_against_brute_force():
+    rng = np.random.default_rng(0)
+    for n, m in ((1, 4), (4, 1), (3, 6), (6, 3), (6, 6), (7, 7)):
+        for _ in range(10):
+            cost = rng.integers(0, 12, (n, m)).astype(float)
+            for method in METHODS:
+                assert solve_assignment(cost, method=method).cost == brute_force_cost(cost)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(70, 70), (30, 70), (70, 30)])
+def test_maximisation_is_the_mirror_image(shape, method):
+    cost = np.random.default_rng(1).standard_normal(shape)
+    up, down = solve_assignment(cost, True, method=method), solve_assignment(-cost, method=method)
+    assert up.col_ind.tolist() == down.col_ind.tolist()
+    assert up.cost == -down.cost
+    assert (up.row_duals[:, None] + up.col_duals[None, :] >= cost - 1e-12).all()
+    assert up.row_duals.sum() + up.col_duals.sum() == pytest.approx(up.cost)
+    assert verify_assignment(cost, up).optimal
+    assert not verify_assignment(cost, up, maximize=False).optimal
+
+
+def test_float32_is_solved_with_float64_duals():
+    """Rank-one and offset matrices, where float32 duals lose the optimum."""
+    rng = np.random.default_rng(0)
+    x, y = rng.random(300), rng.random(300)
+    for cost in (np.outer(x, y), 1e4 + np.outer(x, y), 1e6 + rng.random((300, 300))):
+        cost = cost.astype(np.float32)
+        answer = solve_assignment(cost)
+        assert answer.row_duals.dtype == np.float64
+        assert answer.cost == pytest.approx(cost.astype(float)[scipy_solver(cost)].sum(), rel=1e-15)
+
+
+def test_exact_integers_carry_integer_duals():
+    cost = 2**60 + np.random.default_rng(0).integers(0, 1000, (30, 34))
+    answer = solve_assignment(cost)
+    assert answer.stats.exact_integers
+    assert answer.row_duals.dtype == np.int64
+    assert isinstance(answer.cost, int)
+    assert answer.cost == int(answer.row_duals.sum(dtype=object)) + int(answer.col_duals.sum(dtype=object))
+    assert verify_assignment(cost, answer) == (True, 0.0, 0.0, 0.0)
+    worse = answer.col_ind.copy()
+    worse[[0, 1]] = worse[[1, 0]]
+    lost = int(cost[[0, 1], worse[:2]].sum()) - int(cost[[0, 1], answer.col_ind[:2]].sum())
+    moved = Assignment(**{**vars(answer), "col_ind": worse})
+    assert verify_assignment(cost, moved).gap >= lost > 0
+    assert not verify_assignment(cost, moved).optimal
+
+
+def test_exact_duals_beyond_int64_are_refused():
+    cost = np.array([[0, 2**64 - 1], [2**64 - 1, 0]], dtype=np.uint64)
+    assert linear_sum_assignment(cost, maximize=True)[1].tolist() == [1, 0]
+    with pytest.raises(OverflowError, match="duals of these integer costs do not fit int64"):
+        solve_assignment(cost, maximize=True)
+
+
+def test_cost_is_of_the_kind_of_the_matrix():
+    assert isinstance(solve_assignment(np.eye(3)).cost, float)
+    assert isinstance(solve_assignment(np.eye(3, dtype=bool)).cost, int)
+    assert solve_assignment(np.eye(3, dtype=bool), maximize=True).cost == 3
+
+
+def test_float16_beyond_its_own_range_of_sums():
+    cost = np.full((60, 60), 60000, dtype=np.float16)
+    assert solve_assignment(cost).cost == 60 * float(np.float16(60000))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0)])
+def test_empty_has_empty_proof(shape):
+    answer = solve_assignment(np.zeros(shape))
+    assert (answer.cost, answer.gap) == (0, 0)
+    assert answer.row_duals.shape == shape[:1]
+    assert answer.col_duals.shape == shape[1:]
+    assert verify_assignment(np.zeros(shape), answer).optimal
+
+
+def test_stats_tell_what_ran():
+    small, large = np.eye(5), np.random.default_rng(0).random((200, 200))
+    assert solve_assignment(small).stats.method == "shortest_path"
+    assert solve_assignment(large).stats.method == "dense"
+    stats = solve_assignment(large).stats
+    assert stats.row_scans > 200
+    assert 0 <= stats.augmentations <= 200
+
+
+@pytest.mark.parametrize("method", ["fastest", "", None, 3])
+def test_unknown_method(method):
+    with pytest.raises(ValueError, match=r"method is .*; expected 'auto', 'dense' or 'shortest_path'"):
+        solve_assignment(np.eye(3), method=method)
+
+
+def test_same_errors_as_the_short_call():
+    for bad, text in (([[np.nan]], "invalid numeric"), ([[np.inf]], "infeasible"), ([1.0], r"got a 1 array")):
+        with pytest.raises(ValueError, match=text):
+            solve_assignment(bad)
+
+
+def test_build_info():
+    info = build_info()
+    assert info["isa"] in info["available_isas"]
+    assert info["available_isas"][0] == "baseline"
+    assert not _core.force_isa("no such thing")
