@@ -10,6 +10,8 @@ from scipy.optimize import linear_sum_assignment
 
 from rebasin_fast import PermutationSpec
 
+Arrays = Mapping[str, np.ndarray]
+
 
 def brute_force_cost(cost: np.ndarray) -> float:
     """Return the least cost over all complete assignments, by trying every one."""
@@ -38,18 +40,26 @@ def permute_axis(array: np.ndarray, axis: int, block: int, p: np.ndarray) -> np.
     return np.moveaxis(blocks.reshape(-1, *blocks.shape[2:]), 0, axis)
 
 
-def permuted(spec: PermutationSpec, perm: Mapping[str, np.ndarray], name: str, array: np.ndarray, leave: str = "") -> np.ndarray:
+def permuted(spec: PermutationSpec, perm: Arrays, name: str, array: np.ndarray, leave: str = "") -> np.ndarray:
     for i, axis in enumerate(spec.axes[name]):
         if axis is not None and axis.group != leave:
             array = permute_axis(array, i, axis.block, perm[axis.group])
     return array
 
 
-def objective(spec: PermutationSpec, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], perm: Mapping[str, np.ndarray]) -> float:
-    return sum(float((a[name] * permuted(spec, perm, name, b[name])).sum()) for name in spec.params if spec.matched(name))
+def objective(spec: PermutationSpec, a: Arrays, b: Arrays, perm: Arrays) -> float:
+    return sum(
+        float((a[name] * permuted(spec, perm, name, b[name])).sum()) for name in spec.params if spec.matched(name)
+    )
 
 
-def similarity(spec: PermutationSpec, group: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], perm: Mapping[str, np.ndarray]) -> np.ndarray:
+def similarity(
+    spec: PermutationSpec,
+    group: str,
+    a: Arrays,
+    b: Arrays,
+    perm: Arrays,
+) -> np.ndarray:
     """Return S_g = sum over members of A_axis . (B, every other axis permuted)_axis^T."""
     n = len(perm[group])
     total = np.zeros((n, n))
@@ -61,7 +71,7 @@ def similarity(spec: PermutationSpec, group: str, a: Mapping[str, np.ndarray], b
 
 
 def weight_matching(
-    spec: PermutationSpec, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], seed: int, max_sweeps: int = 100
+    spec: PermutationSpec, a: Arrays, b: Arrays, seed: int, max_sweeps: int = 100
 ) -> dict[str, np.ndarray]:
     """Algorithm 1 of Ainsworth, Hayase & Srinivasa (2023), arXiv:2209.04836: solve every group, until none gains."""
     sizes = spec.group_sizes(a)

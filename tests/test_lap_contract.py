@@ -130,7 +130,7 @@ class DLPackOnly:
     [
         lambda c: c.tolist(),
         lambda c: tuple(map(tuple, c.tolist())),
-        lambda c: [row for row in c],
+        list,
         pd.DataFrame,
         np.matrix,
         torch.from_numpy,

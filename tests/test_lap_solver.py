@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matrices import FAMILIES
-from reference import brute_force_cost, dual_gap
 from scipy.optimize import linear_sum_assignment as scipy_solver
 
+from matrices import FAMILIES
 from rebasin_fast import Assignment, _core, build_info, linear_sum_assignment, solve_assignment, verify_assignment
+from reference import brute_force_cost, dual_gap
 
 METHODS = ("auto", "dense", "shortest_path")
 SHAPES = ((1, 1), (2, 2), (9, 9), (50, 50), (131, 131), (40, 97), (97, 40), (128, 131))

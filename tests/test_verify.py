@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matrices import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment as scipy_solver
 
+from matrices import FAMILIES
 from rebasin_fast import Assignment, solve_assignment, verify_assignment
 
 
@@ -109,7 +109,11 @@ def test_what_is_no_assignment(assignment, error, text):
         ({"row_duals": [0, 0]}, ValueError, "row_duals and col_duals must be given together"),
         ({"row_duals": [0.0], "col_duals": [0.0, 0.0]}, ValueError, r"row_duals has shape \(1,\); expected \(2,\)"),
         ({"row_duals": [0.0, np.nan], "col_duals": [0.0, 0.0]}, ValueError, "row_duals holds NaN or infinity"),
-        ({"row_duals": [0.0, 1.0], "col_duals": ["a", "b"]}, TypeError, "col_duals has dtype .*; expected real numbers"),
+        (
+            {"row_duals": [0.0, 1.0], "col_duals": ["a", "b"]},
+            TypeError,
+            "col_duals has dtype .*; expected real numbers",
+        ),
     ],
 )
 def test_what_are_no_duals(duals, error, text):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 import torch
-from models import MLP, VGG16, ResNet20, ResNet50, randomise
 
+import reference
+from models import MLP, VGG16, ResNet20, ResNet50, randomise
 from rebasin_fast import (
     PermutationSpec,
     apply_permutation,
@@ -291,7 +291,7 @@ def test_what_is_no_spec_or_no_state_dict():
     spec, a, b = small_pair()
     with pytest.raises(TypeError, match="spec is of type dict; expected a PermutationSpec"):
         weight_matching({}, a, b)
-    with pytest.raises(TypeError, match="params_a is .*; expected a mapping"):
+    with pytest.raises(TypeError, match=r"params_a is .*; expected a mapping"):
         weight_matching(spec, [1], b)
 
 

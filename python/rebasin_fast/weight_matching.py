@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from rebasin_fast._arrays import IndexArray, Parameters
+from rebasin_fast._progress import Progress
 from rebasin_fast.cost import MatchedPair, neighbours
 from rebasin_fast.lap import linear_sum_assignment
 from rebasin_fast.permute import Permutation, identity_permutation, validate_permutation
 from rebasin_fast.spec import PermutationSpec
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)``."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,159 @@
+"""Files are written whole, or not at all.
+
+Each file is first written under a temporary name in its own folder, so that the final step is a rename within one file
+system. Several files belong together: when one of them cannot be written, none of them appears.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def check_writable(targets: Sequence[Path], *, overwrite: bool = False) -> None:
+    """Check that `targets` can be written later, without creating anything now.
+
+    Parameters
+    ----------
+    targets : sequence of Path
+        Files to be written. Folders that do not exist yet are fine if they can be created.
+    overwrite : bool, default False
+        Whether files that exist already may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        A target exists and `overwrite` is False.
+    IsADirectoryError
+        A target is a folder.
+    NotADirectoryError
+        The place for a folder is taken by a file.
+    PermissionError
+        The folder, or the nearest one above it that exists, is not writable.
+    """
+    for target in targets:
+        if target.is_dir():
+            raise IsADirectoryError(f"{target} is a folder; expected the name of a file to write")
+    existing = [str(target) for target in targets if os.path.lexists(target)]
+    if existing and not overwrite:
+        raise FileExistsError(f"not overwriting what exists already: {', '.join(existing)}")
+    for folder in dict.fromkeys(target.parent for target in targets):
+        _check_folder(folder)
+
+
+@contextmanager
+def whole_files(targets: Sequence[Path], *, overwrite: bool = False) -> Iterator[list[Path]]:
+    """Write all of `targets`, or none of them.
+
+    Yields one temporary path per target for the block to write to. When the block ends well, all of them move to their
+    final names; when it, or a move, fails, the folders are left as they were found.
+
+    Parameters
+    ----------
+    targets : sequence of Path
+        Files to write. Missing folders are created, and removed again on failure.
+    overwrite : bool, default False
+        Whether files that exist already may be replaced.
+
+    Yields
+    ------
+    list of Path
+        Temporary names, in the order of `targets`, with the same suffixes.
+
+    Raises
+    ------
+    OSError
+        As `check_writable`; or whatever goes wrong while writing, such as a full disk.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole_files([folder / "numbers.txt"]) as (numbers,):
+    ...     _ = numbers.write_text("1 2 3")
+    >>> [path.name for path in folder.iterdir()]
+    ['numbers.txt']
+    """
+    check_writable(targets, overwrite=overwrite)
+    created: list[Path] = []
+    temporary = [_hidden(target) for target in targets]
+    try:
+        for folder in _missing_folders(targets):
+            folder.mkdir(exist_ok=True)
+            created.insert(0, folder)
+        yield temporary
+        # Again: another process may have been here while the block was writing.
+        check_writable(targets, overwrite=overwrite)
+        for path in temporary:
+            _flush(path)
+        _move_all(temporary, targets)
+    except BaseException:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+        for folder in created:
+            with suppress(OSError):  # not empty any more: somebody else uses it now
+                folder.rmdir()
+        raise
+
+
+def _check_folder(folder: Path) -> None:
+    nearest = folder
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"cannot write to {folder}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write to {folder}: no permission to write in {nearest}")
+
+
+def _missing_folders(targets: Sequence[Path]) -> list[Path]:
+    """Return the folders to create for `targets`, outermost first."""
+    missing = {folder for target in targets for folder in target.parents if not folder.exists()}
+    return sorted(missing, key=lambda folder: len(folder.parts))
+
+
+def _hidden(target: Path) -> Path:
+    """Return an unused name next to `target`; the suffix stays, as writers choose the format by it."""
+    return target.with_name(f".{secrets.token_hex(8)}-{target.name}")
+
+
+def _flush(path: Path) -> None:
+    """Put the bytes on the disk before the rename, so that a full disk or a crash cannot leave an empty file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _move_all(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Rename every source to its target; when one fails, put back what the targets were before."""
+    moved: list[Path] = []
+    kept: dict[Path, Path] = {}
+    try:
+        for source, target in zip(sources, targets, strict=True):
+            if os.path.lexists(target):
+                kept[target] = _keep(target)
+            source.replace(target)
+            moved.append(target)
+    except BaseException:
+        for target in moved:
+            if target not in kept:
+                target.unlink(missing_ok=True)
+        for target, backup in kept.items():
+            backup.replace(target)
+            backup.unlink(missing_ok=True)  # renaming a file to another name of itself leaves both names
+        raise
+    for backup in kept.values():
+        backup.unlink(missing_ok=True)
+
+
+def _keep(target: Path) -> Path:
+    """Keep the present `target` under a second, hidden name, without a moment in which `target` does not exist."""
+    backup = _hidden(target)
+    try:
+        os.link(target, backup, follow_symlinks=False)
+    except (OSError, NotImplementedError):  # a file system without hard links
+        shutil.copy2(target, backup, follow_symlinks=False)
+    return backup

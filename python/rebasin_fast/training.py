@@ -1,0 +1,167 @@
+"""Training of small networks: repeatable from a seed, whatever the state of the global random generators."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rebasin_fast._extras import require
+from rebasin_fast._progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from rebasin_fast.datasets import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """A trained model.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        In training mode, as it left the last step.
+    losses : tuple of float
+        Mean training loss of each epoch, measured on the way.
+    seed : int
+        What it was trained with.
+    """
+
+    model: torch.nn.Module
+    losses: tuple[float, ...]
+    seed: int
+
+
+def make_mlp(widths: Sequence[int]) -> torch.nn.Module:
+    """Build a multilayer perceptron with ReLU between its layers.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Features of the input, units of each hidden layer, outputs. The layers are called ``layer0``, ``layer1``, ...,
+        as `rebasin_fast.architectures.mlp` expects.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two widths, or one below 1.
+
+    Examples
+    --------
+    >>> list(make_mlp((4, 3, 2)).state_dict())
+    ['layer0.weight', 'layer0.bias', 'layer1.weight', 'layer1.bias']
+    """
+    nn = require("torch", "torch").nn
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(f"widths is {tuple(widths)}; expected at least two numbers, each 1 or more")
+    model = nn.Sequential()
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
+        if index:
+            model.add_module(f"relu{index - 1}", nn.ReLU())
+        model.add_module(f"layer{index}", nn.Linear(inputs, outputs))
+    return model
+
+
+def train(
+    make_model: Callable[[], torch.nn.Module],
+    dataset: Dataset,
+    *,
+    epochs: int,
+    batch_size: int = 100,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TrainingResult:
+    """Train a classifier with Adam (Kingma & Ba 2015) on the cross-entropy.
+
+    The seed determines the initial parameters, the order of the examples and whatever else is random in the model
+    (dropout). Torch's global generator is as before afterwards. On one machine, with one number of torch threads, the
+    result is the same to the bit.
+
+    Parameters
+    ----------
+    make_model : callable
+        Builds the untrained model; it maps (N, features) to logits (N, classes).
+    dataset : Dataset
+        Its training part is used, and moved to no other device.
+    epochs : int
+        Passes over the examples, in a new order each; 0 returns the untrained model.
+    batch_size : int, default 100
+        Examples in a step.
+    lr, weight_decay : float, default 1e-3 and 0
+        Adam's learning rate, and its L2 penalty.
+    seed : int, default 0
+        0 or more.
+    progress : callable, optional
+        Called after each epoch as ``progress("train", done, epochs)``.
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting of the wrong type or out of its range; ValueError also when the training diverges, that is when an
+        epoch's mean loss is NaN or infinite.
+    ImportError
+        Without torch.
+
+    References
+    ----------
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980.
+    """
+    torch = require("torch", "torch")
+    check_training_settings(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed)
+    losses: list[float] = []
+    with torch.random.fork_rng(devices=[]):
+        # Two streams, so that the order of the examples does not depend on how much the model draws.
+        seed_model, seed_order = np.random.SeedSequence(seed).generate_state(2).tolist()
+        torch.default_generator.manual_seed(seed_model)
+        order = torch.Generator().manual_seed(seed_order)
+        model = make_model().train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+        for epoch in range(epochs):
+            losses.append(_train_epoch(model, dataset, optimizer, order, batch_size))
+            if not math.isfinite(losses[-1]):
+                raise ValueError(f"training diverged: mean loss {losses[-1]} in epoch {epoch + 1} with lr = {lr}")
+            if progress is not None:
+                progress("train", epoch + 1, epochs)
+    return TrainingResult(model, tuple(losses), seed)
+
+
+def check_training_settings(*, epochs: int, batch_size: int, lr: float, weight_decay: float, seed: int) -> None:
+    """Raise TypeError or ValueError, naming the setting, when `train` cannot work with one of them."""
+    for name, count, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        try:
+            number = operator.index(count)
+        except TypeError:
+            raise TypeError(f"{name} is {count!r}; expected an integer") from None
+        if number < least:
+            raise ValueError(f"{name} is {number}; expected {least} or more")
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"lr is {lr}; expected a finite number above 0")
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise ValueError(f"weight_decay is {weight_decay}; expected a finite number, 0 or more")
+
+
+def _train_epoch(model: torch.nn.Module, dataset: Dataset, optimizer: Any, order: Any, batch_size: int) -> float:
+    """Take one pass in an order drawn from the generator `order`; return the mean loss on the way."""
+    torch = require("torch", "torch")
+    x, y = dataset.train_x, dataset.train_y
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    for batch in torch.randperm(len(x), generator=order).to(x.device).split(batch_size):
+        loss = torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(batch)
+    return float(total) / len(x)

@@ -1,0 +1,156 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import rebasin_fast.cli as cli
+
+TINY = ["--width", "16", "--epochs", "1"]
+FILES = ["barrier.png", "demo.json", "merged.safetensors"]
+PROGRAM = "import sys; from rebasin_fast.cli import main; main(sys.argv[1:])"
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run the command line in this process; return exit code, stdout, stderr."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it where it is not set: leave no trace of that
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        return caught.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_demo_shows_tables_on_stdout_and_progress_on_stderr(tmp_path, call):
+    code, out, err = call("demo", "--out", tmp_path, *TINY)
+    assert code == 0
+    for text in ("model A", "midpoint, naive", "midpoint, matched", "Loss barrier", "reduction", "Seconds", "in all"):
+        assert text in out
+    assert all(name in out for name in FILES)
+    assert "train A" in err
+    assert "barrier, matched" in err
+    assert names(tmp_path) == FILES
+
+
+def test_demo_as_json_prints_what_it_writes(tmp_path, call):
+    code, out, err = call("demo", "--out", tmp_path, "--json", "--quiet", "--seed", 2, *TINY)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "demo.json").read_text())
+    assert json.loads(out)["seed"] == 2
+    assert json.loads(out)["settings"]["width"] == 16
+
+
+def test_demo_overwrites_only_with_force(tmp_path, call):
+    (tmp_path / "merged.safetensors").write_text("precious")
+    code, out, err = call("demo", "--out", tmp_path, *TINY)
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+    assert "merged.safetensors" in err
+    assert (tmp_path / "merged.safetensors").read_text() == "precious"
+    assert call("demo", "--out", tmp_path, "--force", "--quiet", *TINY)[0] == 0
+    assert names(tmp_path) == FILES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "cifar"], "dataset is 'cifar'; expected one of digits, mnist, fashion_mnist"),
+        (["--dataset", "mnist"], "expected data to be the folder"),
+        (["--dataset", "mnist", "--data", "nowhere"], "looked in nowhere"),
+        (["--data", "nowhere"], "digits are bundled"),
+    ],
+)
+def test_expected_errors_are_one_line(tmp_path, call, arguments, message):
+    code, out, err = call("demo", "--out", tmp_path / "out", *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("rebasin-fast: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("arguments", [["demo", "--width", "0"], ["demo", "--nonsense"], ["nonsense"], ["demo", "x"]])
+def test_wrong_usage_exits_with_2(call, arguments):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage" in err
+
+
+def test_help_shows_examples_and_commands(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    assert "Examples" in out
+    assert "rebasin-fast demo" in out
+    assert "info" in out
+
+
+def test_info_names_versions_and_build(call):
+    import numpy as np
+
+    code, out, err = call("info")
+    assert (code, err) == (0, "")
+    shown = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split()) > 1)
+    assert shown["numpy"] == np.__version__
+    assert shown["python"] == sys.version.split()[0]
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_its_extra_it_says_how_to_install(call, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    code, out, err = call("demo")
+    assert (code, out) == (2, "")
+    assert "pip install 'rebasin-fast[cli]'" in err
+    assert err.count("\n") == 1
+
+
+def test_interrupt_in_the_library_exits_with_130(tmp_path, call, monkeypatch):
+    def interrupted(**_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rebasin_fast.demo.run_demo", interrupted)
+    code, out, err = call("demo", "--out", tmp_path, "--quiet")
+    assert (code, out, err) == (130, "", "rebasin-fast: interrupted\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_leaves_nothing_behind(tmp_path):
+    program = [sys.executable, "-c", PROGRAM, "demo", "--out", str(tmp_path / "out"), "--epochs", "100000"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "FORCE_COLOR": "1"}
+    with subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        seen = b""
+        while b"/100000" not in seen:  # a bar with a count: the training has begun
+            piece = process.stderr.read1()
+            assert piece, seen
+            seen += piece
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out == b""
+    assert b"interrupted" in err
+    assert b"Traceback" not in err
+    assert names(tmp_path) == []
+
+
+def test_the_module_imports_neither_torch_nor_typer():
+    program = "import sys, rebasin_fast.cli; print(sorted({'torch', 'typer', 'rich', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_library_modules_import_without_torch():
+    modules = "interpolate, evaluate, datasets, training, demo"
+    program = f"import sys; from rebasin_fast import {modules}; print('torch' in sys.modules, 'scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
