@@ -17,8 +17,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/rebasin-fast demo --out demo-output --force $(DEMO)
 
 bench: $(VENV)/.installed-bench
-	$(BIN)/python bench/install_peers.py
-	$(BIN)/python bench/compare.py $(BENCH)
+	$(BIN)/python bench/compare.py --install $(BENCH)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
@@ -50,7 +49,7 @@ test-wheel: wheel
 	$(PYTHON) -m venv build/wheel-test/venv
 	build/wheel-test/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  "$$(ls -t dist/rebasin_fast-*.whl | head -n 1)[test]"
-	cp -r tests build/wheel-test/tests && cp pyproject.toml build/wheel-test/
+	cp -r tests bench pyproject.toml build/wheel-test/
 	cd build/wheel-test && venv/bin/python -m pytest
 
 clean:
