@@ -60,9 +60,9 @@ $(VENV)/.build-tools: constraints.txt pyproject.toml
 	$(PIP) install --quiet -c constraints.txt scikit-build-core pybind11 cmake ninja
 	@touch $@
 
-# mypy reads the sources themselves, and needs numpy's types only.
+# mypy reads the sources themselves; it needs the types of numpy, typer and rich only.
 $(VENV)/.installed-lint: $(VENV)/.build-tools
-	$(PIP) install --quiet -c constraints.txt ruff mypy clang-format numpy
+	$(PIP) install --quiet -c constraints.txt ruff mypy clang-format numpy typer rich
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.build-tools $(SOURCES)
