@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "bindings/register.hpp"
 #include "lap/lap.hpp"
@@ -79,14 +80,21 @@ py::tuple assign(const py::array& cost, bool maximize) {
     return py::make_tuple(to_numpy(std::move(result.row_ind)), to_numpy(std::move(result.col_ind)));
 }
 
-const char* name(Method method) {
-    return method == Method::dense ? "dense" : method == Method::shortest_path ? "shortest_path" : "auto";
+constexpr std::pair<Method, const char*> kMethods[] = {{Method::automatic, "auto"},
+                                                       {Method::jv, "jv"},
+                                                       {Method::dense, "dense"},
+                                                       {Method::shortest_path, "shortest_path"}};
+
+const char* name(Method wanted) {
+    for (const auto& [method, text] : kMethods)
+        if (method == wanted) return text;
+    return "";
 }
 
 Method method_named(const std::string& wanted) {
-    for (const Method method : {Method::automatic, Method::dense, Method::shortest_path})
-        if (wanted == name(method)) return method;
-    throw py::value_error("method is '" + wanted + "'; expected 'auto', 'dense' or 'shortest_path'");
+    for (const auto& [method, text] : kMethods)
+        if (wanted == text) return method;
+    throw py::value_error("method is '" + wanted + "'; expected 'auto', 'jv', 'dense' or 'shortest_path'");
 }
 
 py::dict solve_with_duals(const py::array& cost, bool maximize, const std::string& method) {

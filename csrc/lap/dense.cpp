@@ -23,29 +23,35 @@ namespace {
 template <class T>
 class DenseSolver {
   public:
-    DenseSolver(const TypedView<T>& cost, bool maximize)
+    DenseSolver(const TypedView<T>& cost, bool maximize, PartialMatching* matching)
         : cost_(cost),
           n_(static_cast<std::int32_t>(cost.rows)),
           m_(cost.cols),
           sign_(maximize ? -1.0 : 1.0),
           kernels_(simd::kernels<T>()),
           find_key_(simd::find_key()),
-          v_(simd::padded(m_), 0.0),
-          col_of_row_(n_, -1),
-          row_of_col_(simd::padded(m_), -1) {
-        // Padding looks like a column that nobody can reach.
-        std::fill(v_.begin() + m_, v_.end(), -kForbidden);
-    }
+          matching_(*matching),
+          v_(matching->v),
+          col_of_row_(matching->col_of_row),
+          row_of_col_(matching->row_of_col) {}
 
-    Matching<double> run(Stats* stats) {
-        std::vector<std::int32_t> free_rows = n_ == m_ ? reduce_columns() : all_rows();
+    Status solve(Stats* stats) {
+        std::vector<std::int32_t> free_rows = n_ == m_ ? reduce_columns() : matching_.free_rows();
         for (int round = 0; round < kRowReductionRounds && !free_rows.empty(); ++round)
             free_rows = reduce_rows(std::move(free_rows));
-        stats->augmentations = static_cast<std::int64_t>(free_rows.size());
-        const Status status = augment_all(free_rows);
+        return augment_all(free_rows, stats);
+    }
+
+    Status augment_all(const std::vector<std::int32_t>& free_rows, Stats* stats) {
+        stats->augmentations += static_cast<std::int64_t>(free_rows.size());
+        open_v_.resize(v_.size());
+        key_.resize(v_.size());
+        pred_.assign(v_.size(), -1);
+        Status status = Status::optimal;
+        for (std::size_t k = 0; k < free_rows.size() && status == Status::optimal; ++k)
+            if (!augment(free_rows[k])) status = Status::infeasible;
         stats->row_scans += row_scans_;
-        v_.resize(m_);
-        return {status, std::move(col_of_row_), std::move(v_)};
+        return status;
     }
 
   private:
@@ -54,17 +60,6 @@ class DenseSolver {
 
     double cost_at(std::int32_t i, std::int64_t j) const {
         return sign_ * static_cast<double>(cost_.row(i)[j]);
-    }
-
-    void assign(std::int32_t i, std::int64_t j) {
-        col_of_row_[i] = static_cast<std::int32_t>(j);
-        row_of_col_[j] = i;
-    }
-
-    std::vector<std::int32_t> all_rows() const {
-        std::vector<std::int32_t> rows(n_);
-        for (std::int32_t i = 0; i < n_; ++i) rows[i] = i;
-        return rows;
     }
 
     // v_j = min_i c_ij; each row takes the lowest column whose minimum it holds. Returns the rows left free.
@@ -77,12 +72,9 @@ class DenseSolver {
         for (std::int64_t j = 0; j < m_; ++j) {
             if (argmin[j] < 0) continue;  // all forbidden: price 0, and infeasible in the end
             v_[j] = colmin[j];
-            if (col_of_row_[argmin[j]] < 0) assign(argmin[j], j);
+            if (col_of_row_[argmin[j]] < 0) matching_.assign(argmin[j], j);
         }
-        std::vector<std::int32_t> free_rows;
-        for (std::int32_t i = 0; i < n_; ++i)
-            if (col_of_row_[i] < 0) free_rows.push_back(i);
-        return free_rows;
+        return matching_.free_rows();
     }
 
     // One round of bidding with eps = 0: a free row takes its best column and lowers its price until the
@@ -130,18 +122,8 @@ class DenseSolver {
         const std::int32_t displaced = row_of_col_[j];
         v_[j] -= decrement;
         if (displaced >= 0) col_of_row_[displaced] = -1;
-        assign(i, j);
+        matching_.assign(i, j);
         return displaced;
-    }
-
-    Status augment_all(const std::vector<std::int32_t>& free_rows) {
-        if (free_rows.empty()) return Status::optimal;
-        open_v_.resize(v_.size());
-        key_.resize(v_.size());
-        pred_.assign(v_.size(), -1);
-        for (const std::int32_t row : free_rows)
-            if (!augment(row)) return Status::infeasible;
-        return Status::optimal;
     }
 
     // Dijkstra from `row` over reduced costs; a scanned column is hidden from relax() by an open price of
@@ -178,7 +160,7 @@ class DenseSolver {
         for (std::int64_t j = sink;;) {
             const std::int32_t i = pred_[j];
             const std::int32_t next = col_of_row_[i];
-            assign(i, j);
+            matching_.assign(i, j);
             if (i == row) return;
             j = next;
         }
@@ -195,9 +177,10 @@ class DenseSolver {
     const double sign_;
     const simd::Kernels<T>& kernels_;
     const simd::FindKey find_key_;
-    std::vector<double> v_;
-    std::vector<std::int32_t> col_of_row_;
-    std::vector<std::int32_t> row_of_col_;
+    PartialMatching& matching_;
+    std::vector<double>& v_;
+    std::vector<std::int32_t>& col_of_row_;
+    std::vector<std::int32_t>& row_of_col_;
     std::vector<double> open_v_, key_;
     std::vector<std::int32_t> pred_;
     std::vector<Scanned> scanned_;
@@ -206,13 +189,38 @@ class DenseSolver {
 
 }  // namespace
 
-template <class T>
-Matching<double> solve_dense(const TypedView<T>& cost, bool maximize, Stats* stats) {
-    return DenseSolver<T>(cost, maximize).run(stats);
+PartialMatching::PartialMatching(std::int64_t rows, std::int64_t cols)
+    : v(simd::padded(cols), 0.0), col_of_row(rows, -1), row_of_col(simd::padded(cols), -1) {
+    std::fill(v.begin() + cols, v.end(), -kForbidden);
 }
 
-#define REBASIN_FAST_INSTANTIATE(T) \
-    template Matching<double> solve_dense<T>(const TypedView<T>&, bool, Stats*);
+std::vector<std::int32_t> PartialMatching::free_rows() const {
+    std::vector<std::int32_t> rows;
+    for (std::size_t i = 0; i < col_of_row.size(); ++i)
+        if (col_of_row[i] < 0) rows.push_back(static_cast<std::int32_t>(i));
+    return rows;
+}
+
+Matching<double> PartialMatching::finish(Status status, std::int64_t cols) && {
+    v.resize(cols);
+    return {status, std::move(col_of_row), std::move(v)};
+}
+
+template <class T>
+Matching<double> solve_dense(const TypedView<T>& cost, bool maximize, Stats* stats) {
+    PartialMatching matching(cost.rows, cost.cols);
+    const Status status = DenseSolver<T>(cost, maximize, &matching).solve(stats);
+    return std::move(matching).finish(status, cost.cols);
+}
+
+template <class T>
+Status augment_dense(const TypedView<T>& cost, bool maximize, PartialMatching* matching, Stats* stats) {
+    return DenseSolver<T>(cost, maximize, matching).augment_all(matching->free_rows(), stats);
+}
+
+#define REBASIN_FAST_INSTANTIATE(T)                                              \
+    template Matching<double> solve_dense<T>(const TypedView<T>&, bool, Stats*); \
+    template Status augment_dense<T>(const TypedView<T>&, bool, PartialMatching*, Stats*);
 #include "lap/simd/element_types.inc"
 #undef REBASIN_FAST_INSTANTIATE
 

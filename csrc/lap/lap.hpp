@@ -32,6 +32,7 @@ enum class Status : std::uint8_t {
 
 enum class Method : std::uint8_t {
     automatic,
+    jv,             // Jonker-Volgenant on candidate lists with proven bounds
     dense,          // Jonker-Volgenant on SIMD row passes
     shortest_path,  // plain row-by-row augmentation, no initialisation; ties as SciPy breaks them
 };

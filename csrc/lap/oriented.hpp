@@ -30,9 +30,37 @@ struct Matching {
     std::vector<Dual> v;
 };
 
+// A matching under construction. v and row_of_col are padded for the kernels: padding of v holds -inf, of
+// row_of_col -1.
+struct PartialMatching {
+    std::vector<double> v;
+    std::vector<std::int32_t> col_of_row, row_of_col;
+
+    PartialMatching(std::int64_t rows, std::int64_t cols);
+
+    void assign(std::int32_t i, std::int64_t j) {
+        col_of_row[i] = static_cast<std::int32_t>(j);
+        row_of_col[j] = i;
+    }
+
+    std::vector<std::int32_t> free_rows() const;
+    Matching<double> finish(Status status, std::int64_t cols) &&;
+};
+
 // Dense Jonker-Volgenant. `cost` must have rows <= cols and col_stride == 1.
 template <class T>
 Matching<double> solve_dense(const TypedView<T>& cost, bool maximize, Stats* stats);
+
+// Gives every free row a column by shortest augmenting paths over whole rows. The matched rows' columns must
+// be their best at the prices in `matching`.
+template <class T>
+Status augment_dense(const TypedView<T>& cost, bool maximize, PartialMatching* matching, Stats* stats);
+
+// Jonker-Volgenant on candidate lists, with eps-scaled bidding where many rows stay free. Same requirements.
+// `column_best` holds the smallest entry of every column (the largest when maximising) of a square problem.
+template <class T>
+Matching<double> solve_lists(const TypedView<T>& cost, bool maximize, const std::vector<T>& column_best,
+                             Stats* stats);
 
 // Plain augmentation row by row, any strides. Dual is double, or int128 for exact integers.
 template <class Dual, class T>

@@ -18,7 +18,7 @@ namespace rebasin_fast {
 namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr Method kMethods[] = {Method::automatic, Method::dense, Method::shortest_path};
+constexpr Method kMethods[] = {Method::automatic, Method::jv, Method::dense, Method::shortest_path};
 
 template <class T>
 constexpr ElementType element_type() {
@@ -143,8 +143,13 @@ TEST_CASE(brute_force, "small problems equal brute force") {
 
 template <class T>
 void every_shape(const std::string& isa, Random& random) {
-    for (const auto& [n, m] :
-         {std::pair<std::int64_t, std::int64_t>{1, 1}, {1, 9}, {7, 8}, {33, 33}, {50, 67}, {65, 65}}) {
+    for (const auto& [n, m] : {std::pair<std::int64_t, std::int64_t>{1, 1},
+                               {1, 9},
+                               {7, 8},
+                               {33, 33},
+                               {50, 67},
+                               {65, 65},
+                               {150, 600}}) {
         auto uniform = filled<T>(n, m, [&] { return static_cast<double>(random() % 100); });
         solve_every_way(uniform, isa + " uniform");
         auto ties = filled<T>(n, m, [&] { return static_cast<double>(random() % 2); });

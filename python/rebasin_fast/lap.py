@@ -16,7 +16,7 @@ from rebasin_fast._arrays import IndexArray, as_numpy_cost
 from rebasin_fast._version import __version__
 
 Duals: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
-Method: TypeAlias = Literal["auto", "dense", "shortest_path"]
+Method: TypeAlias = Literal["auto", "jv", "dense", "shortest_path"]
 
 _EXACT_DOUBLE = 2**53
 
@@ -42,7 +42,7 @@ class AssignmentStats:
     Attributes
     ----------
     method : str
-        The algorithm that ran: ``"dense"`` or ``"shortest_path"``.
+        The algorithm that ran: ``"jv"``, ``"dense"`` or ``"shortest_path"``.
     exact_integers : bool
         Whether costs and duals were held in integers because float64 could have rounded them.
     row_scans : int
@@ -174,9 +174,11 @@ def solve_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False, *, meth
         As for `linear_sum_assignment`.
     maximize : bool, default False
         Maximise the sum instead.
-    method : {"auto", "dense", "shortest_path"}
-        ``"dense"`` is Jonker-Volgenant on SIMD row passes; ``"shortest_path"`` augments row by row without any
-        initialisation, best for a few dozen rows. All are exact; ``"auto"`` chooses.
+    method : {"auto", "jv", "dense", "shortest_path"}
+        ``"jv"`` is Jonker-Volgenant on short lists of each row's cheapest columns, with proven bounds on the rest, and
+        eps-scaled bidding where it helps; ``"dense"`` is Jonker-Volgenant on whole rows, best up to 200 rows and
+        where entries are mostly ties; ``"shortest_path"`` augments row by row without any initialisation, best for
+        a few dozen rows. All are exact; ``"auto"`` chooses by size and by what the first pass shows.
 
     Returns
     -------
@@ -200,7 +202,7 @@ def solve_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False, *, meth
     5.0
     """
     if not isinstance(method, str):
-        raise ValueError(f"method is {method!r}; expected 'auto', 'dense' or 'shortest_path'")
+        raise ValueError(f"method is {method!r}; expected 'auto', 'jv', 'dense' or 'shortest_path'")
     cost = _as_cost(cost_matrix)
     found = _core.solve(cost, bool(maximize), method)
     return Assignment(

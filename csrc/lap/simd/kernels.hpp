@@ -9,11 +9,12 @@
 
 namespace rebasin_fast::simd {
 
-// Work arrays are padded to a multiple of this many elements, so that kernels have no tail on them.
+// Work arrays are padded to a multiple of this many elements, so that kernels have no tail on them, and by at
+// least one: column n, where nothing is, is what lists are filled up with.
 inline constexpr std::int64_t kPadding = 8;
 
 inline constexpr std::int64_t padded(std::int64_t n) {
-    return (n + kPadding - 1) / kPadding * kPadding;
+    return (n / kPadding + 1) * kPadding;
 }
 
 struct TwoSmallest {
@@ -28,19 +29,36 @@ struct Extremes {
     bool forbidden;            // an infinity that forbids a cell
 };
 
+struct Selection {
+    std::int64_t count;    // elements written; capacity + 1 when there were more
+    std::int64_t scanned;  // columns read
+};
+
 // `sign` is +1 to minimise and -1 to maximise: every kernel sees the cost sign * row[j].
-// `n` is the number of columns; v, key, pred, colmin and argmin are padded arrays.
+// `n` is the number of columns; v, key and pred are padded arrays.
 template <class T>
 struct Kernels {
-    // Extremes of one row, merged into `seen`.
-    void (*scan)(const T* row, double sign, std::int64_t n, Extremes* seen);
-
-    // colmin[j] = min(colmin[j], c_j); argmin[j] = i where that lowered it.
+    // colmin[j] = min(colmin[j], c_j); argmin[j] = i where that lowered it. Padded arrays.
     void (*column_min)(const T* row, double sign, std::int64_t i, double* colmin, std::int32_t* argmin,
                        std::int64_t n);
 
+    // best[j] = min over the rows of row[j] (max when `maximize`), merged into `best`; their extremes into
+    // `seen`. `rows` rows from `first`, each `stride` elements after the last. `best` is not padded.
+    void (*column_best)(const T* first, std::int64_t stride, std::int64_t rows, bool maximize, T* best,
+                        std::int64_t n, Extremes* seen);
+
+    // Writes column and raw cost of every element with c_j - v[j] < threshold, ascending columns, until
+    // `capacity` would be exceeded. Padding of v must hold -inf.
+    Selection (*select_below)(const T* row, double sign, const double* v, std::int64_t n, double threshold,
+                              std::int64_t capacity, std::int32_t* columns, T* costs);
+
     // The two smallest of c_j - v[j]. Padding of v must hold -inf.
     TwoSmallest (*reduced_min2)(const T* row, double sign, const double* v, std::int64_t n);
+
+    // The two smallest of costs[k] - v[columns[k]] over a list; `index` is the place k. `size` is a multiple
+    // of kPadding: lists are filled up with a column whose v is -inf.
+    TwoSmallest (*listed_min2)(const std::int32_t* columns, const T* costs, double sign, const double* v,
+                               std::int64_t size);
 
     // min over j of c_j - v[j]. Padding of v must hold -inf.
     double (*reduced_min)(const T* row, double sign, const double* v, std::int64_t n);

@@ -9,6 +9,10 @@
 
 #include "lap/simd/kernels.hpp"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE {
 namespace {
 
@@ -63,33 +67,29 @@ struct RowReader {
     }
 };
 
+// One bit per lane of a comparison.
+inline unsigned bits(I64 mask) {
+#if defined(__AVX512DQ__) && REBASIN_FAST_SIMD_LANES == 8
+    return _mm512_movepi64_mask((__m512i)mask);
+#elif defined(__AVX2__) && REBASIN_FAST_SIMD_LANES == 4
+    return static_cast<unsigned>(_mm256_movemask_pd((__m256d)mask));
+#elif defined(__SSE2__) && REBASIN_FAST_SIMD_LANES == 2
+    return static_cast<unsigned>(_mm_movemask_pd((__m128d)mask));
+#else
+    unsigned out = 0;
+    for (std::int64_t l = 0; l < L; ++l) out |= mask[l] ? 1u << l : 0u;
+    return out;
+#endif
+}
+
 inline bool any(I64 mask) {
-    std::int64_t bits = 0;
-    for (std::int64_t l = 0; l < L; ++l) bits |= mask[l];
-    return bits != 0;
+    return bits(mask) != 0;
 }
 
 inline double smallest(D x) {
     double best = x[0];
     for (std::int64_t l = 1; l < L; ++l) best = x[l] < best ? x[l] : best;
     return best;
-}
-
-template <class T>
-void scan(const T* row, double sign, std::int64_t n, Extremes* seen) {
-    const RowReader<T> cost{row, sign, n};
-    D largest = splat(seen->largest_magnitude);
-    I64 invalid{}, forbidden{};
-    for (std::int64_t j = 0; j < n; j += L) {
-        const D c = cost(j);
-        const D magnitude = c < 0.0 ? -c : c;
-        invalid |= ~(c > -kInf);
-        forbidden |= (c == kInf);
-        largest = (magnitude > largest) & (magnitude < kInf) ? magnitude : largest;
-    }
-    seen->largest_magnitude = -smallest(-largest);
-    seen->invalid |= any(invalid);
-    seen->forbidden |= any(forbidden);
 }
 
 template <class T>
@@ -106,18 +106,103 @@ void column_min(const T* row, double sign, std::int64_t i, double* colmin, std::
     }
 }
 
+// The widest vectors of T: as many bytes as L doubles.
 template <class T>
-TwoSmallest reduced_min2(const T* row, double sign, const double* v, std::int64_t n) {
+struct Wide {
+    static constexpr std::int64_t lanes = L * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
+    typedef T type __attribute__((vector_size(sizeof(double) * L)));
+};
+
+template <bool Maximize, class T>
+void column_best_as(const T* first, std::int64_t stride, std::int64_t rows, T* best, std::int64_t n,
+                    Extremes* seen) {
+    using V = typename Wide<T>::type;
+    constexpr std::int64_t lanes = Wide<T>::lanes;
+    constexpr bool real = static_cast<T>(0.5) != 0;
+    constexpr T worst = static_cast<T>(real ? kInf : 0);
+    V largest{};
+    auto invalid = V{} != V{};
+    auto forbidden = V{} != V{};
+    for (std::int64_t j = 0; j < n; j += lanes) {
+        const std::int64_t width = n - j < lanes ? n - j : lanes;
+        T edge[lanes] =
+            {};  // the last, partial vector goes through here, padded with the first row's last column
+        const auto at = [&](const T* p) {
+            if (width == lanes) return load<V>(p + j);
+            for (std::int64_t l = 0; l < lanes; ++l) edge[l] = p[j + (l < width ? l : 0)];
+            return load<V>(edge);
+        };
+        V low = at(best);
+        for (std::int64_t r = 0; r < rows; ++r) {
+            const V c = at(first + r * stride);
+            low = Maximize ? (c > low ? c : low) : (c < low ? c : low);
+            if constexpr (real) {
+                invalid |= Maximize ? ~(c < worst) : ~(c > -worst);
+                forbidden |= Maximize ? (c == -worst) : (c == worst);
+            }
+            if constexpr (real && sizeof(T) == 8) {
+                const V magnitude = c < 0 ? -c : c;
+                largest = (magnitude > largest) & (magnitude < worst) ? magnitude : largest;
+            }
+        }
+        for (std::int64_t l = 0; l < width; ++l) best[j + l] = low[l];
+    }
+    for (std::int64_t l = 0; l < lanes; ++l) {
+        seen->invalid |= invalid[l] != 0;
+        seen->forbidden |= forbidden[l] != 0;
+        if (static_cast<double>(largest[l]) > seen->largest_magnitude)
+            seen->largest_magnitude = static_cast<double>(largest[l]);
+    }
+}
+
+template <class T>
+void column_best(const T* first, std::int64_t stride, std::int64_t rows, bool maximize, T* best,
+                 std::int64_t n, Extremes* seen) {
+    if (maximize)
+        column_best_as<true>(first, stride, rows, best, n, seen);
+    else
+        column_best_as<false>(first, stride, rows, best, n, seen);
+}
+
+// Hits are rare (a few dozen in a row), so eight vectors are compared before anything branches.
+template <class T>
+Selection select_below(const T* row, double sign, const double* v, std::int64_t n, double threshold,
+                       std::int64_t capacity, std::int32_t* columns, T* costs) {
+    constexpr std::int64_t unroll = 8;
     const RowReader<T> cost{row, sign, n};
+    std::int64_t count = 0;
+    for (std::int64_t j0 = 0; j0 < n; j0 += unroll * L) {
+        I64 hits[unroll];
+        I64 some{};
+        for (std::int64_t k = 0; k < unroll; ++k) {
+            const std::int64_t j = j0 + k * L;
+            hits[k] = j < n ? (cost(j) - load<D>(v + j)) < threshold : I64{};
+            some |= hits[k];
+        }
+        if (!any(some)) continue;
+        for (std::int64_t k = 0; k < unroll; ++k)
+            for (unsigned left = bits(hits[k]); left != 0; left &= left - 1) {
+                if (count == capacity) return {capacity + 1, j0 + k * L};
+                const std::int64_t j = j0 + k * L + __builtin_ctz(left);
+                columns[count] = static_cast<std::int32_t>(j);
+                costs[count++] = row[j];
+            }
+    }
+    return {count, n};
+}
+
+// The two smallest of value(0) ... value(n - 1), taken L at a time; among equals the lowest index.
+template <class Value>
+inline TwoSmallest two_smallest(std::int64_t n, Value value) {
     D first = splat(kInf), second = splat(kInf);
-    I64 index = I64{} - 1, column = lane_numbers();
-    for (std::int64_t j = 0; j < n; j += L, column += L) {
-        const D x = cost(j) - load<D>(v + j);
+    I64 index = I64{} - 1, here = lane_numbers();
+    for (std::int64_t j = 0; j < n; j += L, here += L) {
+        const D x = value(j);
         const I64 lower = x < first;
         const D displaced = lower ? first : x;
         second = displaced < second ? displaced : second;
         first = lower ? x : first;
-        index = lower ? column : index;
+        index = lower ? here : index;
     }
     TwoSmallest best{first[0], second[0], index[0]};
     for (std::int64_t l = 1; l < L; ++l) {
@@ -129,6 +214,33 @@ TwoSmallest reduced_min2(const T* row, double sign, const double* v, std::int64_
         if (second[l] < best.second) best.second = second[l];
     }
     return best;
+}
+
+template <class T>
+TwoSmallest reduced_min2(const T* row, double sign, const double* v, std::int64_t n) {
+    const RowReader<T> cost{row, sign, n};
+    return two_smallest(n, [&](std::int64_t j) { return cost(j) - load<D>(v + j); });
+}
+
+// v at L columns. The masked forms with every lane on: the plain ones draw a false warning from gcc 12.
+inline D gather(const double* v, const std::int32_t* columns) {
+#if defined(__AVX512F__) && REBASIN_FAST_SIMD_LANES == 8
+    return (D)_mm512_mask_i32gather_pd(_mm512_setzero_pd(), 0xff, (__m256i)load<I32>(columns), v, 8);
+#elif defined(__AVX2__) && REBASIN_FAST_SIMD_LANES == 4
+    return (D)_mm256_mask_i32gather_pd(_mm256_setzero_pd(), v, (__m128i)load<I32>(columns),
+                                       (__m256d)(I64{} - 1), 8);
+#else
+    D x;
+    for (std::int64_t l = 0; l < L; ++l) x[l] = v[columns[l]];
+    return x;
+#endif
+}
+
+template <class T>
+TwoSmallest listed_min2(const std::int32_t* columns, const T* costs, double sign, const double* v,
+                        std::int64_t size) {
+    const RowReader<T> cost{costs, sign, size};
+    return two_smallest(size, [&](std::int64_t k) { return cost(k) - gather(v, columns + k); });
 }
 
 template <class T>
@@ -160,10 +272,10 @@ double relax(const T* row, double sign, double offset, const double* v, std::int
     return smallest(best);
 }
 
+// -1 when no lane is set.
 inline std::int64_t lowest_set(I64 mask) {
-    for (std::int64_t l = 0; l < L; ++l)
-        if (mask[l]) return l;
-    return -1;
+    const unsigned lanes = bits(mask);
+    return lanes ? __builtin_ctz(lanes) : -1;
 }
 
 template <class T>
@@ -201,8 +313,9 @@ FindKey find_key() {
 
 template <class T>
 const Kernels<T>& table() {
-    static constexpr Kernels<T> kernels{&scan<T>,        &column_min<T>, &reduced_min2<T>,
-                                        &reduced_min<T>, &relax<T>,      &find_free_reduced<T>};
+    static constexpr Kernels<T> kernels{&column_min<T>,   &column_best<T>,      &select_below<T>,
+                                        &reduced_min2<T>, &listed_min2<T>,      &reduced_min<T>,
+                                        &relax<T>,        &find_free_reduced<T>};
     return kernels;
 }
 
