@@ -182,6 +182,8 @@ def test_stats_tell_what_ran():
     assert solve_assignment(rng.random((100, 100))).stats.method == "dense"
     assert solve_assignment(large).stats.method == "jv"
     assert solve_assignment(np.round(large)).stats.method == "dense"  # mostly ties
+    units = rng.standard_normal((200, 200))
+    assert solve_assignment(units @ units[::-1].T, maximize=True).stats.method == "dense"  # planted
     stats = solve_assignment(large).stats
     assert stats.row_scans > 200
     assert 0 <= stats.augmentations <= 200

@@ -82,26 +82,32 @@ Survey<T> survey(const TypedView<T>& cost, bool maximize) {
     return found;
 }
 
-// Whether rows have more equal best entries than a list has room for, at the prices lists start from. Short
-// lists say nothing then, and whole rows, where a free one among equals is found at once, are faster.
+// Whether a sample of rows says that whole rows are faster than lists. Either nearly every row holds a column
+// minimum (planted permutations, few distinct values): then column reduction alone all but solves the
+// problem. Or rows have more equal best entries than a list has room for: short lists say nothing then, and
+// among equals a whole-row search finds a free one at once.
 template <class T>
-bool rich_in_ties(const TypedView<T>& cost, bool maximize, const std::vector<T>& column_best) {
-    constexpr std::int64_t samples = 16, many = 64;
-    std::int64_t rich = 0;
+bool whole_rows_suffice(const TypedView<T>& cost, bool maximize, const std::vector<T>& column_best) {
+    constexpr std::int64_t many = 64;
+    constexpr double nearly_all = 0.95;
+    const bool square = cost.rows == cost.cols;
+    const std::int64_t samples = std::min<std::int64_t>(64, cost.rows);
+    std::int64_t rich = 0, hold = 0;
     for (std::int64_t k = 0; k < samples; ++k) {
         const T* row = cost.row(k * cost.rows / samples);
         double best = kForbidden;
         std::int64_t equal = 0;
         for (std::int64_t j = 0; j < cost.cols; ++j) {
             double x = static_cast<double>(row[j]);
-            if (cost.rows == cost.cols) x -= static_cast<double>(column_best[j]);
+            if (square) x -= static_cast<double>(column_best[j]);
             if (maximize) x = -x;
             equal = x < best ? 1 : equal + (x == best);
             best = std::min(best, x);
         }
         rich += equal > many;
+        hold += square && best == 0.0;
     }
-    return 2 * rich > samples;
+    return 2 * rich > samples || static_cast<double>(hold) >= nearly_all * static_cast<double>(samples);
 }
 
 // A power of two that keeps sums of n costs finite. 1 unless costs come within a factor 8n of overflow.
@@ -194,7 +200,7 @@ Result solve_in_place(TypedView<T> cost, const Options& options, bool turned, do
     }
     stats.method = options.method != Method::automatic ? options.method
                    : cost.rows <= kSmall               ? Method::shortest_path
-                   : cost.rows < kListsFrom || rich_in_ties(cost, options.maximize, found.column_best)
+                   : cost.rows < kListsFrom || whole_rows_suffice(cost, options.maximize, found.column_best)
                        ? Method::dense
                        : Method::jv;
     auto matching =

@@ -177,8 +177,9 @@ def solve_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False, *, meth
     method : {"auto", "jv", "dense", "shortest_path"}
         ``"jv"`` is Jonker-Volgenant on short lists of each row's cheapest columns, with proven bounds on the rest, and
         eps-scaled bidding where it helps; ``"dense"`` is Jonker-Volgenant on whole rows, best up to 200 rows and
-        where entries are mostly ties; ``"shortest_path"`` augments row by row without any initialisation, best for
-        a few dozen rows. All are exact; ``"auto"`` chooses by size and by what the first pass shows.
+        where column minima all but decide (planted permutations, few distinct values); ``"shortest_path"``
+        augments row by row without any initialisation, best for a few dozen rows. All are exact; ``"auto"`` chooses
+        by size and by what the first pass shows.
 
     Returns
     -------
