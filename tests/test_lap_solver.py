@@ -148,6 +148,21 @@ def test_exact_integers_carry_integer_duals():
     assert not verify_assignment(cost, moved).optimal
 
 
+def test_integers_within_float64_keep_integer_duals_through_eps_scaling():
+    """Prices near 2**48: a fractional eps would cost them their last bits."""
+    rng = np.random.default_rng(0)
+    units = rng.standard_normal((2, 300, 4))
+    for cost in (units[0] @ units[1].T, np.sort(rng.random((300, 300)), axis=1)):
+        scaled = np.round(cost / np.abs(cost).max() * 2**40).astype(np.int64)
+        answer = solve_assignment(scaled, method="jv")
+        assert not answer.stats.exact_integers
+        assert answer.gap == 0.0
+        for duals in (answer.row_duals, answer.col_duals):
+            assert np.array_equal(duals, np.round(duals))
+        u, v = answer.row_duals.astype(np.int64), answer.col_duals.astype(np.int64)
+        assert verify_assignment(scaled, answer, row_duals=u, col_duals=v) == (True, 0.0, 0.0, 0.0)
+
+
 def test_exact_duals_beyond_int64_are_refused():
     cost = np.array([[0, 2**64 - 1], [2**64 - 1, 0]], dtype=np.uint64)
     assert linear_sum_assignment(cost, maximize=True)[1].tolist() == [1, 0]

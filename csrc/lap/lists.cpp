@@ -23,6 +23,8 @@
 // Research 23(10),
 //   917-932 (1996). doi:10.1016/0305-0548(96)00010-X
 #include <algorithm>
+#include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "lap/candidates.hpp"
@@ -164,8 +166,12 @@ class ListSolver {
         return displaced;
     }
 
+    // Integer costs are bid for in integers: every price is then an integer, and float64 holds it exactly.
+    static double whole(double eps) { return std::is_integral_v<T> ? std::floor(eps) : eps; }
+
     // eps-scaled bidding from scratch at today's prices, then only what holds with eps = 0 is kept.
     void scale(double eps) {
+        if (std::is_integral_v<T> && eps > 0.0) eps = std::max(1.0, whole(eps));
         int raises = 0;
         for (int left = kPhases; left > 0 && eps > 0.0;) {
             release_all();
@@ -173,7 +179,7 @@ class ListSolver {
             if (!all_matched && left == kPhases && raises++ < kRaises) {
                 eps *= kEpsRise;
             } else {
-                eps /= kEpsFall;
+                eps = whole(eps / kEpsFall);
                 --left;
             }
         }
