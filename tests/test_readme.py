@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, in order, in one namespace each."""
+"""Every Python block of the README runs, each in a namespace of its own."""
 
 from __future__ import annotations
 

@@ -152,18 +152,8 @@ class DenseSolver {
             offset = cost_at(i, j) - v_[j] - least;
         }
         for (const Scanned& s : scanned_) v_[s.col] += s.length - least;
-        flip(row, sink);
+        matching_.augment(pred_, row, sink);
         return true;
-    }
-
-    void flip(std::int32_t row, std::int64_t sink) {
-        for (std::int64_t j = sink;;) {
-            const std::int32_t i = pred_[j];
-            const std::int32_t next = col_of_row_[i];
-            matching_.assign(i, j);
-            if (i == row) return;
-            j = next;
-        }
     }
 
     struct Scanned {
@@ -188,23 +178,6 @@ class DenseSolver {
 };
 
 }  // namespace
-
-PartialMatching::PartialMatching(std::int64_t rows, std::int64_t cols)
-    : v(simd::padded(cols), 0.0), col_of_row(rows, -1), row_of_col(simd::padded(cols), -1) {
-    std::fill(v.begin() + cols, v.end(), -kForbidden);
-}
-
-std::vector<std::int32_t> PartialMatching::free_rows() const {
-    std::vector<std::int32_t> rows;
-    for (std::size_t i = 0; i < col_of_row.size(); ++i)
-        if (col_of_row[i] < 0) rows.push_back(static_cast<std::int32_t>(i));
-    return rows;
-}
-
-Matching<double> PartialMatching::finish(Status status, std::int64_t cols) && {
-    v.resize(cols);
-    return {status, std::move(col_of_row), std::move(v)};
-}
 
 template <class T>
 Matching<double> solve_dense(const TypedView<T>& cost, bool maximize, Stats* stats) {

@@ -226,7 +226,7 @@ class ListSolver {
             if (path.gave_up) return augment_dense(cost_, maximize_, &matching_, stats);
             ++stats->augmentations;
             if (path.sink < 0) return Status::infeasible;
-            flip(row, path.sink);
+            matching_.augment(pred_, row, path.sink);
         }
         return Status::optimal;
     }
@@ -318,16 +318,6 @@ class ListSolver {
             }
         }
         if (offset + list.bound < nearest_) push(offset + list.bound, ~i);
-    }
-
-    void flip(std::int32_t row, std::int64_t sink) {
-        for (std::int64_t j = sink;;) {
-            const std::int32_t i = pred_[j];
-            const std::int32_t next = matching_.col_of_row[i];
-            matching_.assign(i, j);
-            if (i == row) return;
-            j = next;
-        }
     }
 
     const TypedView<T>& cost_;

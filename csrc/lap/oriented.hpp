@@ -43,6 +43,10 @@ struct PartialMatching {
         row_of_col[j] = i;
     }
 
+    // Flips the path that ends in the free column `sink`; pred[j] is the row through which column j was
+    // reached.
+    void augment(const std::vector<std::int32_t>& pred, std::int32_t row, std::int64_t sink);
+
     std::vector<std::int32_t> free_rows() const;
     Matching<double> finish(Status status, std::int64_t cols) &&;
 };
