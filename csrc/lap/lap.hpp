@@ -28,19 +28,32 @@ enum class Status : std::uint8_t {
     optimal,
     infeasible,     // no assignment avoids the forbidden (infinite) cells
     invalid_entry,  // NaN, or an infinity of the wrong sign
+    interrupted,    // Options::interrupt asked to stop
 };
 
 enum class Method : std::uint8_t {
     automatic,
     jv,             // Jonker-Volgenant on candidate lists with proven bounds
+    auction,        // eps-scaled bidding on candidate lists, finished exactly by augmenting paths
     dense,          // Jonker-Volgenant on SIMD row passes
     shortest_path,  // plain row-by-row augmentation, no initialisation; ties as SciPy breaks them
+};
+
+// Asked now and then, by the thread that called solve() and by no other, whether to give up.
+class Interrupt {
+  public:
+    virtual ~Interrupt() = default;
+    virtual bool requested() = 0;
 };
 
 struct Options {
     bool maximize = false;
     bool with_duals = false;
     Method method = Method::automatic;
+    int threads = 1;
+    double max_gap = 0.0;                // an answer proven this close to the optimum will do, in units of cost
+    const double* col_duals = nullptr;   // (cols,) to start from; any finite numbers give an exact answer
+    Interrupt* interrupt = nullptr;
 };
 
 struct Stats {
