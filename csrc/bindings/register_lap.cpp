@@ -82,6 +82,7 @@ py::tuple assign(const py::array& cost, bool maximize) {
 
 constexpr std::pair<Method, const char*> kMethods[] = {{Method::automatic, "auto"},
                                                        {Method::jv, "jv"},
+                                                       {Method::auction, "auction"},
                                                        {Method::dense, "dense"},
                                                        {Method::shortest_path, "shortest_path"}};
 

@@ -9,34 +9,38 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
-#include <numeric>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "lap/crew.hpp"
 #include "lap/oriented.hpp"
+#include "lap/row_reader.hpp"
 #include "lap/simd/kernels.hpp"
 
 namespace rebasin_fast {
 
-template <class T>
+template <class Source>
 class Candidates {
   public:
-    // Room for `width` entries a row to begin with, a multiple of simd::kPadding.
-    Candidates(const TypedView<T>& cost, bool maximize, std::int32_t width)
-        : cost_(cost),
-          sign_(maximize ? -1.0 : 1.0),
+    using T = typename Source::Element;
+
+    Candidates(const Source& source, Crew* crew)
+        : source_(source),
+          crew_(crew),
           kernels_(simd::kernels<T>()),
-          width_(width),
-          slots_(static_cast<std::size_t>(cost.rows)),
-          columns_(static_cast<std::size_t>(cost.rows * width)),
-          costs_(static_cast<std::size_t>(cost.rows * width)) {
+          width_(width_for(source.cols)),
+          pool_limit_(source.rows * width_ + source.rows * width_ / 4 + 4 * filled_up(source.cols)),
+          slots_(static_cast<std::size_t>(source.rows)),
+          columns_(static_cast<std::size_t>(source.rows * width_)),
+          costs_(static_cast<std::size_t>(source.rows * width_)),
+          scratch_(static_cast<std::size_t>(crew->size())) {
         for (std::size_t i = 0; i < slots_.size(); ++i)
-            slots_[i] = {static_cast<std::int64_t>(i) * width, 0, width, 0.0};
+            slots_[i] = {static_cast<std::int64_t>(i) * width_, 0, width_, -kForbidden};
     }
 
     struct List {
-        const std::int32_t* columns;  // ascending, filled up to a multiple of simd::kPadding with column m
+        const std::int32_t* columns;  // filled up to a multiple of simd::kPadding with column m
         const T* costs;
         std::int32_t size;
         double bound;  // c_ij - v_j >= bound for every column not listed
@@ -48,39 +52,99 @@ class Candidates {
     }
 
     double reduced(const List& list, std::int32_t k, const std::vector<double>& v) const {
-        return sign_ * static_cast<double>(list.costs[k]) - v[list.columns[k]];
+        return source_.sign * static_cast<double>(list.costs[k]) - v[list.columns[k]];
     }
 
     // The two smallest reduced costs of row i's list at prices v; `index` is the place in the list.
     simd::TwoSmallest two_smallest(std::int32_t i, const std::vector<double>& v) const {
         const List list = of(i);
-        return kernels_.listed_min2(list.columns, list.costs, sign_, v.data(), filled_up(list.size));
+        return kernels_.listed_min2(list.columns, list.costs, source_.sign, v.data(), filled_up(list.size));
     }
 
-    // Reads row i with prices v and lists its cheapest columns, between a quarter of the room for them and
-    // all of it.
-    void read(std::int32_t i, const std::vector<double>& v) {
-        const std::int64_t room = std::min<std::int64_t>(slots_[i].capacity, cost_.cols);
-        read_at_least(i, v, room, (room + 3) / 4);
+    // The places in row i's list that are nearer than `limit` and than open[column]; see simd::listed_below.
+    std::int64_t nearer(std::int32_t i, const Prices<T>& prices, const double* open, double offset,
+                        double limit, std::int32_t* places, double* keys) const {
+        const List list = of(i);
+        return kernels_.listed_below(list.columns, list.costs, source_.sign, prices.v().data(), open, offset,
+                                     limit, filled_up(list.size), places, keys);
     }
 
-    // The same with room for twice as many; false when the memory set aside for that is used up.
-    bool read_longer(std::int32_t i, const std::vector<double>& v) {
+    // Reads every row, the work shared out, and lists at most `entries` columns of each; false when asked to
+    // stop. `seen`, unless null, learns what the entries are like.
+    bool read_all(const Prices<T>& prices, std::int64_t entries, simd::Extremes* seen, Interrupt* interrupt) {
+        read(0, prices);  // shows how wide a list is, which spares the others the search for it
+        const std::int64_t together = source_.rows_together();
+        const std::int64_t tasks = (source_.rows + together - 1) / together;
+        constexpr std::int64_t stretch = 64;
+        for (std::int64_t begin = 0; begin < tasks; begin += stretch) {
+            if (interrupt != nullptr && interrupt->requested()) return false;
+            crew_->for_each(std::min(stretch, tasks - begin), [&](int worker, std::int64_t k) {
+                const std::int64_t first = (begin + k) * together;
+                RowReader<Source>& reader = scratch(worker);
+                const std::int64_t count = std::min(together, source_.rows - first);
+                reader.fetch(first, count);
+                for (std::int64_t i = first; i < first + count; ++i) store(i, reader, prices, entries, seen != nullptr);
+            });
+        }
+        row_scans_ += source_.rows;
+        for (const auto& reader : scratch_)
+            if (seen != nullptr && reader != nullptr) reader->merge_seen(seen);
+        return true;
+    }
+
+    // Reads row i at today's prices and lists its cheapest columns.
+    void read(std::int32_t i, const Prices<T>& prices) {
+        RowReader<Source>& reader = scratch(0);
+        store(i, reader, prices, source_.cols, false);
+        learn(reader);
+        ++row_scans_;
+    }
+
+    // The same for many rows, shared out where that is worth waking anybody.
+    void read(const std::vector<std::int32_t>& rows, const Prices<T>& prices) {
+        constexpr std::int64_t worth_sharing = std::int64_t{1} << 18;  // elements
+        Crew alone(1);
+        Crew* crew = static_cast<std::int64_t>(rows.size()) * source_.cols < worth_sharing ? &alone : crew_;
+        crew->for_each(static_cast<std::int64_t>(rows.size()), [&](int worker, std::int64_t k) {
+            store(rows[k], scratch(worker), prices, source_.cols, false);
+        });
+        row_scans_ += static_cast<std::int64_t>(rows.size());
+    }
+
+    // Reads row i with room for twice as many; false when the memory set aside for that is used up.
+    bool read_longer(std::int32_t i, const Prices<T>& prices) {
         Slot& slot = slots_[i];
+        // A list that was made at other prices may do as it is once it is up to date.
+        const double before = slot.bound;
+        read(i, prices);
+        if (slot.bound > before) return true;
         const std::int64_t capacity =
-            filled_up(std::min<std::int64_t>(2 * std::int64_t{slot.capacity}, cost_.cols));
-        if (static_cast<std::int64_t>(columns_.size()) + capacity > 2 * cost_.rows * width_) return false;
+            filled_up(std::min<std::int64_t>(2 * std::int64_t{slot.capacity}, source_.cols));
+        if (static_cast<std::int64_t>(columns_.size()) + capacity > pool_limit_) return false;
         slot.offset = static_cast<std::int64_t>(columns_.size());
         slot.capacity = static_cast<std::int32_t>(capacity);
         columns_.resize(columns_.size() + static_cast<std::size_t>(capacity));
         costs_.resize(columns_.size());
-        // More than before, else the same bound could come up again.
-        const std::int64_t room = std::min<std::int64_t>(capacity, cost_.cols);
-        read_at_least(i, v, room, std::min<std::int64_t>(room, slot.size + 1));
-        return true;
+        read(i, prices);
+        return slot.bound > before || slot.bound == kForbidden;
     }
 
+    const T* row(std::int32_t i) { return scratch(0).row(i); }
     std::int64_t row_scans() const { return row_scans_; }
+
+    static std::int64_t filled_up(std::int64_t size) {
+        return (size + simd::kPadding - 1) / simd::kPadding * simd::kPadding;
+    }
+
+    // Entries of a list: a fixed share of the matrix, so that lists of small elements stay small beside it.
+    static std::int32_t width_for(std::int64_t cols) {
+        constexpr std::int64_t most = 96, usual = 64, least = 16, large = 4096;
+        constexpr double share = 0.036;
+        const double entry = sizeof(T) + sizeof(std::int32_t);
+        const auto fit = static_cast<std::int64_t>(share * static_cast<double>(cols) * sizeof(T) / entry);
+        const std::int64_t width = cols < large ? usual : std::clamp(fit / 16 * 16, least, most);
+        return static_cast<std::int32_t>(filled_up(std::min(width, cols)));
+    }
 
   private:
     struct Slot {
@@ -90,162 +154,36 @@ class Candidates {
         double bound;
     };
 
-    double value(std::int64_t k, const std::vector<double>& v) const {
-        return sign_ * static_cast<double>(found_costs_[k]) - v[found_columns_[k]];
-    }
-
-    void read_at_least(std::int32_t i, const std::vector<double>& v, std::int64_t room, std::int64_t least) {
+    void store(std::int64_t i, RowReader<Source>& reader, const Prices<T>& prices, std::int64_t entries,
+               bool check) {
         Slot& slot = slots_[i];
-        slot.bound = collect(i, v, room, least);
-        slot.size = static_cast<std::int32_t>(found_);
-        std::int32_t* columns = columns_.data() + slot.offset;
-        T* costs = costs_.data() + slot.offset;
-        std::copy_n(found_columns_.data(), found_, columns);
-        std::copy_n(found_costs_.data(), found_, costs);
-        for (std::int64_t k = found_; k < filled_up(found_); ++k) {
-            columns[k] = static_cast<std::int32_t>(cost_.cols);
-            costs[k] = T{};
-        }
-        ++row_scans_;
+        const std::int64_t room = std::min<std::int64_t>({slot.capacity, source_.cols, entries});
+        slot.bound = reader.list(i, prices, room, hint_, check);
+        slot.size = static_cast<std::int32_t>(reader.found());
+        reader.copy(columns_.data() + slot.offset, costs_.data() + slot.offset, filled_up(slot.size));
     }
 
-    static std::int64_t filled_up(std::int64_t size) {
-        return (size + simd::kPadding - 1) / simd::kPadding * simd::kPadding;
+    void learn(const RowReader<Source>& reader) {
+        if (reader.spread() > 0.0 && reader.spread() < kForbidden) hint_ = reader.spread();
     }
 
-    // Fills found_* with the cheapest columns, `least` to `room` of them, and returns a bound on all others.
-    double collect(std::int32_t i, const std::vector<double>& v, std::int64_t room, std::int64_t least) {
-        const std::int64_t most = std::min<std::int64_t>(kSpill * room, cost_.cols);
-        const std::int64_t aim = least <= room / 2 ? room / 2 : room;
-        reserve(most);
-        double threshold = kForbidden;
-        if (cost_.cols > most) threshold = hint_trust_ > 0 ? hint_ : guess(i, v, aim);
-        for (int attempt = 0; attempt < 5; ++attempt) {
-            const auto picked = kernels_.select_below(cost_.row(i), sign_, v.data(), cost_.cols, threshold,
-                                                      most, found_columns_.data(), found_costs_.data());
-            found_ = std::min(picked.count, most);
-            if (picked.count <= most && (picked.count >= least || threshold == kForbidden)) {
-                learn(threshold, picked.count, aim);
-                return trim(room, v, threshold);
-            }
-            if (attempt == 0) hint_trust_ -= 2;
-            if (picked.count > most)
-                threshold = tighter(picked.scanned, aim, v);
-            else if (attempt < 3)
-                threshold = guess(i, v, (attempt + 1) * aim);
-            else
-                break;
-        }
-        return collect_by_sorting(i, v, room);
+    RowReader<Source>& scratch(int worker) {
+        auto& reader = scratch_[static_cast<std::size_t>(worker)];
+        if (reader == nullptr) reader = std::make_unique<RowReader<Source>>(source_, width_);
+        return *reader;
     }
 
-    // Rows of one matrix are often alike: the last row's threshold, nudged towards the number aimed at, saves
-    // the next row its sample. After a miss samples are taken until the thresholds agree again.
-    void learn(double threshold, std::int64_t count, std::int64_t aim) {
-        if (threshold == kForbidden) return;
-        hint_trust_ = std::min(hint_trust_ + 1, 4);
-        const double nudge = std::clamp(static_cast<double>(aim) / static_cast<double>(count + 1), 0.8, 1.25);
-        hint_ = threshold > 0.0 ? threshold * nudge : threshold;
-    }
-
-    // A threshold that about `below` columns should lie below, from a sample of the row.
-    double guess(std::int32_t i, const std::vector<double>& v, std::int64_t below) {
-        constexpr std::int64_t run = 8;
-        const std::int64_t runs = std::max<std::int64_t>(48, cost_.cols / 160);
-        const T* row = cost_.row(i);
-        const std::int64_t step = cost_.cols / runs;
-        sample_.clear();
-        for (std::int64_t j0 = 0; j0 + run <= cost_.cols; j0 += step)
-            for (std::int64_t j = j0; j < j0 + run; ++j)
-                sample_.push_back(sign_ * static_cast<double>(row[j]) - v[j]);
-        const auto rank = static_cast<std::int64_t>(sample_.size()) * below / cost_.cols;
-        const auto nth =
-            sample_.begin() + std::min<std::int64_t>(rank + 1, static_cast<std::int64_t>(sample_.size()) - 1);
-        std::nth_element(sample_.begin(), nth, sample_.end());
-        return *nth;
-    }
-
-    // Too many were found in the first `scanned` columns: the threshold by which they would have been right.
-    double tighter(std::int64_t scanned, std::int64_t aim, const std::vector<double>& v) {
-        sample_.resize(static_cast<std::size_t>(found_));
-        for (std::int64_t k = 0; k < found_; ++k) sample_[k] = value(k, v);
-        const std::int64_t rank = std::clamp<std::int64_t>(aim * scanned / cost_.cols, 1, found_ - 1);
-        std::nth_element(sample_.begin(), sample_.begin() + rank, sample_.end());
-        return sample_[rank];
-    }
-
-    // The sure way, for rows on which a sample misleads: many ties, or very uneven columns.
-    double collect_by_sorting(std::int32_t i, const std::vector<double>& v, std::int64_t wanted) {
-        const T* row = cost_.row(i);
-        order_.resize(static_cast<std::size_t>(cost_.cols));
-        sample_.resize(static_cast<std::size_t>(cost_.cols));
-        for (std::int64_t j = 0; j < cost_.cols; ++j) sample_[j] = sign_ * static_cast<double>(row[j]) - v[j];
-        std::iota(order_.begin(), order_.end(), 0);
-        const auto by_value = [&](std::int32_t a, std::int32_t b) {
-            return sample_[a] != sample_[b] ? sample_[a] < sample_[b] : a < b;
-        };
-        double threshold = kForbidden;
-        if (wanted < cost_.cols) {
-            std::nth_element(order_.begin(), order_.begin() + wanted, order_.end(), by_value);
-            threshold = sample_[order_[wanted]];
-        }
-        std::sort(order_.begin(), order_.begin() + wanted);
-        found_ = 0;
-        for (std::int64_t k = 0; k < wanted; ++k)
-            if (sample_[order_[k]] < kForbidden) {
-                found_columns_[found_] = order_[k];
-                found_costs_[found_++] = row[order_[k]];
-            }
-        return threshold;
-    }
-
-    // Keeps the `room` cheapest of what was found below `bound`; returns the bound on what is not kept.
-    double trim(std::int64_t room, const std::vector<double>& v, double bound) {
-        if (found_ <= room) return bound;
-        order_.resize(static_cast<std::size_t>(found_));
-        sample_.resize(static_cast<std::size_t>(found_));
-        for (std::int64_t k = 0; k < found_; ++k) sample_[k] = value(k, v);
-        std::iota(order_.begin(), order_.end(), 0);
-        std::nth_element(order_.begin(), order_.begin() + room, order_.end(),
-                         [&](std::int32_t a, std::int32_t b) {
-                             return sample_[a] != sample_[b] ? sample_[a] < sample_[b] : a < b;
-                         });
-        bound = sample_[order_[room]];
-        std::sort(order_.begin(), order_.begin() + room);
-        for (std::int64_t k = 0; k < room;
-             ++k) {  // order_ ascending: never overwrites what is still to be read
-            found_columns_[k] = found_columns_[order_[k]];
-            found_costs_[k] = found_costs_[order_[k]];
-        }
-        found_ = room;
-        return bound;
-    }
-
-    void reserve(std::int64_t room) {
-        if (static_cast<std::int64_t>(found_columns_.size()) >= room) return;
-        found_columns_.resize(static_cast<std::size_t>(room));
-        found_costs_.resize(static_cast<std::size_t>(room));
-    }
-
-    static constexpr std::int64_t kSpill =
-        4;  // columns collected before trimming, as a multiple of a list's room
-
-    const TypedView<T>& cost_;
-    const double sign_;
+    const Source& source_;
+    Crew* const crew_;
     const simd::Kernels<T>& kernels_;
     const std::int32_t width_;
+    const std::int64_t pool_limit_;
     std::vector<Slot> slots_;
     std::vector<std::int32_t> columns_;
     std::vector<T> costs_;
+    std::vector<std::unique_ptr<RowReader<Source>>> scratch_;
     std::int64_t row_scans_ = 0;
-    double hint_ = 0.0;
-    int hint_trust_ = 0;
-
-    // What the last read found, before it is stored.
-    std::vector<std::int32_t> found_columns_, order_;
-    std::vector<T> found_costs_;
-    std::vector<double> sample_;
-    std::int64_t found_ = 0;
+    double hint_ = 0.0;  // from best to bound on the row read last: rows of one matrix are often alike
 };
 
 }  // namespace rebasin_fast

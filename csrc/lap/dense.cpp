@@ -13,21 +13,27 @@
 // demands.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
+#include "lap/certificate.hpp"
 #include "lap/oriented.hpp"
 #include "lap/simd/kernels.hpp"
 
 namespace rebasin_fast {
 namespace {
 
-template <class T>
+template <class Source>
 class DenseSolver {
   public:
-    DenseSolver(const TypedView<T>& cost, bool maximize, PartialMatching* matching)
-        : cost_(cost),
-          n_(static_cast<std::int32_t>(cost.rows)),
-          m_(cost.cols),
-          sign_(maximize ? -1.0 : 1.0),
+    using T = typename Source::Element;
+
+    DenseSolver(const Source& source, PartialMatching* matching, Interrupt* interrupt)
+        : source_(source),
+          reader_(source),
+          interrupt_(interrupt),
+          n_(static_cast<std::int32_t>(source.rows)),
+          m_(source.cols),
+          sign_(source.sign),
           kernels_(simd::kernels<T>()),
           find_key_(simd::find_key()),
           matching_(*matching),
@@ -48,8 +54,9 @@ class DenseSolver {
         key_.resize(v_.size());
         pred_.assign(v_.size(), -1);
         Status status = Status::optimal;
-        for (std::size_t k = 0; k < free_rows.size() && status == Status::optimal; ++k)
-            if (!augment(free_rows[k])) status = Status::infeasible;
+        for (std::size_t k = 0; k < free_rows.size() && status == Status::optimal; ++k) {
+            if (!augment(free_rows[k])) status = stopped_ ? Status::interrupted : Status::infeasible;
+        }
         stats->row_scans += row_scans_;
         return status;
     }
@@ -58,16 +65,12 @@ class DenseSolver {
     static constexpr int kRowReductionRounds = 2;
     static constexpr std::int64_t kRowReductionBudget = 4;  // row scans per row and round
 
-    double cost_at(std::int32_t i, std::int64_t j) const {
-        return sign_ * static_cast<double>(cost_.row(i)[j]);
-    }
-
     // v_j = min_i c_ij; each row takes the lowest column whose minimum it holds. Returns the rows left free.
     std::vector<std::int32_t> reduce_columns() {
         std::vector<double> colmin(v_.size(), kForbidden);
         std::vector<std::int32_t> argmin(v_.size(), -1);
         for (std::int32_t i = 0; i < n_; ++i)
-            kernels_.column_min(cost_.row(i), sign_, i, colmin.data(), argmin.data(), m_);
+            kernels_.column_min(reader_.row(i), sign_, i, colmin.data(), argmin.data(), m_);
         row_scans_ += n_;
         for (std::int64_t j = 0; j < m_; ++j) {
             if (argmin[j] < 0) continue;  // all forbidden: price 0, and infeasible in the end
@@ -96,7 +99,7 @@ class DenseSolver {
 
     // Returns the row to continue with, -1 if none; a row that stays or becomes free for now goes to `left`.
     std::int32_t bid(std::int32_t i, std::vector<std::int32_t>* left) {
-        const simd::TwoSmallest best = kernels_.reduced_min2(cost_.row(i), sign_, v_.data(), m_);
+        const simd::TwoSmallest best = kernels_.reduced_min2(reader_.row(i), sign_, v_.data(), m_);
         ++row_scans_;
         if (best.index < 0) {  // everything forbidden; the augmentation will report it
             left->push_back(i);
@@ -106,7 +109,7 @@ class DenseSolver {
         double decrement = 0.0;
         if (best.first == best.second) {
             if (row_of_col_[j] >= 0)
-                j = kernels_.find_free_reduced(cost_.row(i), sign_, v_.data(), best.first, row_of_col_.data(),
+                j = kernels_.find_free_reduced(reader_.row(i), sign_, v_.data(), best.first, row_of_col_.data(),
                                                m_);
         } else if (best.second < kForbidden) {
             decrement = best.second - best.first;
@@ -137,9 +140,9 @@ class DenseSolver {
         std::int64_t sink = -1;
         for (std::int32_t i = row;;) {
             least =
-                kernels_.relax(cost_.row(i), sign_, offset, open_v_.data(), i, key_.data(), pred_.data(), m_);
+                kernels_.relax(reader_.row(i), sign_, offset, open_v_.data(), i, key_.data(), pred_.data(), m_);
             ++row_scans_;
-            if (least == kForbidden) return false;
+            if (least == kForbidden || stop_requested()) return false;
             const std::int64_t j = find_key_(key_.data(), least, row_of_col_.data(), m_);
             if (row_of_col_[j] < 0) {
                 sink = j;
@@ -149,11 +152,22 @@ class DenseSolver {
             key_[j] = kForbidden;
             open_v_[j] = -kForbidden;
             i = row_of_col_[j];
-            offset = cost_at(i, j) - v_[j] - least;
+            offset = source_.at(i, j) - v_[j] - least;
         }
         for (const Scanned& s : scanned_) v_[s.col] += s.length - least;
         matching_.augment(pred_, row, sink);
         return true;
+    }
+
+    // Asks every 64 million elements or so.
+    bool stop_requested() {
+        constexpr std::int64_t every = std::int64_t{1} << 26;
+        elements_ += m_;
+        if (interrupt_ != nullptr && elements_ >= every) {
+            elements_ = 0;
+            stopped_ = interrupt_->requested();
+        }
+        return stopped_;
     }
 
     struct Scanned {
@@ -161,7 +175,9 @@ class DenseSolver {
         double length;
     };
 
-    const TypedView<T>& cost_;
+    const Source& source_;
+    typename Source::Reader reader_;
+    Interrupt* const interrupt_;
     const std::int32_t n_;
     const std::int64_t m_;
     const double sign_;
@@ -175,25 +191,32 @@ class DenseSolver {
     std::vector<std::int32_t> pred_;
     std::vector<Scanned> scanned_;
     std::int64_t row_scans_ = 0;
+    std::int64_t elements_ = 0;
+    bool stopped_ = false;
 };
 
 }  // namespace
 
-template <class T>
-Matching<double> solve_dense(const TypedView<T>& cost, bool maximize, Stats* stats) {
-    PartialMatching matching(cost.rows, cost.cols);
-    const Status status = DenseSolver<T>(cost, maximize, &matching).solve(stats);
-    return std::move(matching).finish(status, cost.cols);
+template <class Source>
+Matching<double> solve_dense(const Source& source, const Options& options, Stats* stats) {
+    PartialMatching matching(source.rows, source.cols);
+    Matching<double> found;
+    found.status = DenseSolver<Source>(source, &matching, options.interrupt).solve(stats);
+    if (options.with_duals && found.status == Status::optimal) found.u = row_minima(source, matching.v);
+    matching.v.resize(static_cast<std::size_t>(source.cols));
+    found.v = std::move(matching.v);
+    found.col_of_row = std::move(matching.col_of_row);
+    return found;
 }
 
-template <class T>
-Status augment_dense(const TypedView<T>& cost, bool maximize, PartialMatching* matching, Stats* stats) {
-    return DenseSolver<T>(cost, maximize, matching).augment_all(matching->free_rows(), stats);
+template <class Source>
+Status augment_dense(const Source& source, PartialMatching* matching, Interrupt* interrupt, Stats* stats) {
+    return DenseSolver<Source>(source, matching, interrupt).augment_all(matching->free_rows(), stats);
 }
 
-#define REBASIN_FAST_INSTANTIATE(T)                                              \
-    template Matching<double> solve_dense<T>(const TypedView<T>&, bool, Stats*); \
-    template Status augment_dense<T>(const TypedView<T>&, bool, PartialMatching*, Stats*);
+#define REBASIN_FAST_INSTANTIATE(T)                                                                  \
+    template Matching<double> solve_dense<DenseRows<T>>(const DenseRows<T>&, const Options&, Stats*); \
+    template Status augment_dense<DenseRows<T>>(const DenseRows<T>&, PartialMatching*, Interrupt*, Stats*);
 #include "lap/simd/element_types.inc"
 #undef REBASIN_FAST_INSTANTIATE
 

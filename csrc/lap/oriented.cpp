@@ -1,9 +1,7 @@
 #include "lap/oriented.hpp"
 
 #include <algorithm>
-#include <utility>
 
-#include "lap/simd/kernels.hpp"
 
 namespace rebasin_fast {
 
@@ -27,11 +25,6 @@ std::vector<std::int32_t> PartialMatching::free_rows() const {
     for (std::size_t i = 0; i < col_of_row.size(); ++i)
         if (col_of_row[i] < 0) rows.push_back(static_cast<std::int32_t>(i));
     return rows;
-}
-
-Matching<double> PartialMatching::finish(Status status, std::int64_t cols) && {
-    v.resize(cols);
-    return {status, std::move(col_of_row), std::move(v)};
 }
 
 }  // namespace rebasin_fast

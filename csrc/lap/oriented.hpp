@@ -6,7 +6,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "lap/crew.hpp"
 #include "lap/lap.hpp"
+#include "lap/row_source.hpp"
+#include "lap/simd/kernels.hpp"
 
 namespace rebasin_fast {
 
@@ -22,11 +25,12 @@ constexpr Num unreachable() {
         return static_cast<Num>(1) << 126;
 }
 
-// A matching of every row of an oriented problem, with the column duals that prove it.
+// A matching of every row of an oriented problem, with the duals that prove it.
 template <class Dual>
 struct Matching {
     Status status = Status::optimal;
     std::vector<std::int32_t> col_of_row;
+    std::vector<Dual> u;  // filled when Options::with_duals
     std::vector<Dual> v;
 };
 
@@ -48,26 +52,28 @@ struct PartialMatching {
     void augment(const std::vector<std::int32_t>& pred, std::int32_t row, std::int64_t sink);
 
     std::vector<std::int32_t> free_rows() const;
-    Matching<double> finish(Status status, std::int64_t cols) &&;
 };
 
-// Dense Jonker-Volgenant. `cost` must have rows <= cols and col_stride == 1.
-template <class T>
-Matching<double> solve_dense(const TypedView<T>& cost, bool maximize, Stats* stats);
+// Dense Jonker-Volgenant. Needs rows <= cols.
+template <class Source>
+Matching<double> solve_dense(const Source& source, const Options& options, Stats* stats);
 
 // Gives every free row a column by shortest augmenting paths over whole rows. The matched rows' columns must
 // be their best at the prices in `matching`.
-template <class T>
-Status augment_dense(const TypedView<T>& cost, bool maximize, PartialMatching* matching, Stats* stats);
+template <class Source>
+Status augment_dense(const Source& source, PartialMatching* matching, Interrupt* interrupt, Stats* stats);
 
-// Jonker-Volgenant on candidate lists, with eps-scaled bidding where many rows stay free. Same requirements.
-// `column_best` holds the smallest entry of every column (the largest when maximising) of a square problem.
-template <class T>
-Matching<double> solve_lists(const TypedView<T>& cost, bool maximize, const std::vector<T>& column_best,
-                             Stats* stats);
+// Jonker-Volgenant on candidate lists, with eps-scaled bidding where many rows stay free. Needs rows <= cols.
+// `column_best` holds the smallest element of every column (the largest when maximising) of a square problem;
+// of other problems `seen`, not null then, tells what the entries are like. `turned`: Options::col_duals belong
+// to the rows here.
+template <class Source>
+Matching<double> solve_lists(const Source& source, const Options& options, Crew* crew,
+                             const std::vector<typename Source::Element>& column_best, bool turned,
+                             simd::Extremes* seen, Stats* stats);
 
 // Plain augmentation row by row, any strides. Dual is double, or int128 for exact integers.
 template <class Dual, class T>
-Matching<Dual> solve_shortest_path(const TypedView<T>& cost, bool maximize, Stats* stats);
+Matching<Dual> solve_shortest_path(const TypedView<T>& cost, const Options& options, Stats* stats);
 
 }  // namespace rebasin_fast

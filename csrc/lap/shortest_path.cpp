@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "lap/certificate.hpp"
 #include "lap/oriented.hpp"
 
 namespace rebasin_fast {
@@ -43,7 +44,7 @@ class Augmenter {
         return true;
     }
 
-    Matching<Dual> matching(Status status) && { return {status, std::move(col_of_row_), std::move(v_)}; }
+    Matching<Dual> matching(Status status) && { return {status, std::move(col_of_row_), {}, std::move(v_)}; }
     std::int64_t row_scans() const { return row_scans_; }
 
   private:
@@ -108,23 +109,33 @@ class Augmenter {
 }  // namespace
 
 template <class Dual, class T>
-Matching<Dual> solve_shortest_path(const TypedView<T>& cost, bool maximize, Stats* stats) {
-    Augmenter<Dual, T> augmenter(cost, maximize);
+Matching<Dual> solve_shortest_path(const TypedView<T>& cost, const Options& options, Stats* stats) {
+    constexpr std::int64_t between_questions = std::int64_t{1} << 25;  // elements
+    Augmenter<Dual, T> augmenter(cost, options.maximize);
     Status status = Status::optimal;
-    for (std::int32_t row = 0; row < cost.rows && status == Status::optimal; ++row)
+    std::int64_t asked_at = 0;
+    for (std::int32_t row = 0; row < cost.rows && status == Status::optimal; ++row) {
         if (!augmenter.augment(row)) status = Status::infeasible;
+        if (options.interrupt != nullptr && (augmenter.row_scans() - asked_at) * cost.cols > between_questions) {
+            asked_at = augmenter.row_scans();
+            if (options.interrupt->requested()) status = Status::interrupted;
+        }
+    }
     stats->row_scans += augmenter.row_scans();
     stats->augmentations = cost.rows;
-    return std::move(augmenter).matching(status);
+    Matching<Dual> matching = std::move(augmenter).matching(status);
+    if (options.with_duals && status == Status::optimal)
+        matching.u = row_minima<Dual>(cost, options.maximize, matching.v);
+    return matching;
 }
 
 #define REBASIN_FAST_INSTANTIATE(T) \
-    template Matching<double> solve_shortest_path<double, T>(const TypedView<T>&, bool, Stats*);
+    template Matching<double> solve_shortest_path<double, T>(const TypedView<T>&, const Options&, Stats*);
 #include "lap/simd/element_types.inc"
 #undef REBASIN_FAST_INSTANTIATE
-template Matching<int128> solve_shortest_path<int128, std::int64_t>(const TypedView<std::int64_t>&, bool,
-                                                                    Stats*);
-template Matching<int128> solve_shortest_path<int128, std::uint64_t>(const TypedView<std::uint64_t>&, bool,
-                                                                     Stats*);
+template Matching<int128> solve_shortest_path<int128, std::int64_t>(const TypedView<std::int64_t>&,
+                                                                    const Options&, Stats*);
+template Matching<int128> solve_shortest_path<int128, std::uint64_t>(const TypedView<std::uint64_t>&,
+                                                                     const Options&, Stats*);
 
 }  // namespace rebasin_fast

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <type_traits>
+#include <utility>
 
 #include "lap/certificate.hpp"
 #include "lap/lap.hpp"
@@ -22,37 +24,6 @@ constexpr double kExactDouble = 9007199254740992.0;
 // From this many rows on candidate lists pay for the pass that makes them.
 constexpr std::int64_t kListsFrom = 192;
 
-// What one pass over the entries tells.
-template <class T>
-struct Survey {
-    simd::Extremes seen{};
-    bool needs_exact_integers = false;
-    std::vector<T> column_best;  // smallest entry of every column, the largest when maximising
-};
-
-// A matrix turned and, where rows were not contiguous, packed; owns the packed copy.
-template <class T>
-struct Packed {
-    std::vector<T> storage;
-    TypedView<T> view;
-};
-
-// Copies block by block, so that both sides stay in cache whatever the strides. `change` maps each element.
-template <class T, class Change>
-Packed<T> pack(const TypedView<T>& source, Change change) {
-    constexpr std::int64_t block = 32;
-    Packed<T> packed;
-    packed.storage.resize(static_cast<std::size_t>(source.rows) * static_cast<std::size_t>(source.cols));
-    T* out = packed.storage.data();
-    for (std::int64_t i0 = 0; i0 < source.rows; i0 += block)
-        for (std::int64_t j0 = 0; j0 < source.cols; j0 += block)
-            for (std::int64_t i = i0; i < std::min(i0 + block, source.rows); ++i)
-                for (std::int64_t j = j0; j < std::min(j0 + block, source.cols); ++j)
-                    out[i * source.cols + j] = change(source.at(i, j));
-    packed.view = {out, source.rows, source.cols, source.cols, 1};
-    return packed;
-}
-
 // Duals stay below largest + 4 n range in magnitude; when float64 holds all integers up to there, it is
 // exact.
 template <class T>
@@ -68,173 +39,167 @@ bool float64_may_round(const TypedView<T>& cost) {
            kExactDouble;
 }
 
+// What one pass over the entries tells.
 template <class T>
-Survey<T> survey(const TypedView<T>& cost, bool maximize) {
-    constexpr std::int64_t rows =
-        8;  // together, so that the minima travel through the cache an eighth as often
-    Survey<T> found;
-    if constexpr (std::is_integral_v<T> && sizeof(T) == 8)
-        found.needs_exact_integers = float64_may_round(cost);
-    found.column_best.assign(cost.row(0), cost.row(0) + cost.cols);
-    for (std::int64_t i = 0; i < cost.rows; i += rows)
-        simd::kernels<T>().column_best(cost.row(i), cost.row_stride, std::min(rows, cost.rows - i), maximize,
-                                       found.column_best.data(), cost.cols, &found.seen);
-    return found;
-}
+struct Survey {
+    simd::Extremes seen{};
+    std::vector<T> column_best;  // smallest element of every column, the largest when maximising
+};
 
-// Whether a sample of rows says that whole rows are faster than lists. Either nearly every row holds a column
-// minimum (planted permutations, few distinct values): then column reduction alone all but solves the
-// problem. Or rows have more equal best entries than a list has room for: short lists say nothing then, and
-// among equals a whole-row search finds a free one at once.
 template <class T>
-bool whole_rows_suffice(const TypedView<T>& cost, bool maximize, const std::vector<T>& column_best) {
-    constexpr std::int64_t many = 64;
-    constexpr double nearly_all = 0.95;
-    const bool square = cost.rows == cost.cols;
-    const std::int64_t samples = std::min<std::int64_t>(64, cost.rows);
-    std::int64_t rich = 0, hold = 0;
-    for (std::int64_t k = 0; k < samples; ++k) {
-        const T* row = cost.row(k * cost.rows / samples);
-        double best = kForbidden;
-        std::int64_t equal = 0;
-        for (std::int64_t j = 0; j < cost.cols; ++j) {
-            double x = static_cast<double>(row[j]);
-            if (square) x -= static_cast<double>(column_best[j]);
-            if (maximize) x = -x;
-            equal = x < best ? 1 : equal + (x == best);
-            best = std::min(best, x);
-        }
-        rich += equal > many;
-        hold += square && best == 0.0;
+Survey<T> survey(const DenseRows<T>& source, bool maximize, Crew* crew) {
+    struct Part {
+        Survey<T> found;
+        std::optional<typename DenseRows<T>::Reader> reader;
+    };
+    std::vector<Part> parts(static_cast<std::size_t>(crew->size()));
+    const std::int64_t together = source.rows_together();
+    crew->for_each((source.rows + together - 1) / together, [&](int worker, std::int64_t k) {
+        Part& part = parts[static_cast<std::size_t>(worker)];
+        if (!part.reader) part.reader.emplace(source);
+        const std::int64_t count = std::min(together, source.rows - k * together);
+        std::int64_t stride;
+        const T* first = part.reader->rows(k * together, count, &stride);
+        if (part.found.column_best.empty()) part.found.column_best.assign(first, first + source.cols);
+        simd::kernels<T>().column_best(first, stride, count, maximize, part.found.column_best.data(),
+                                       source.cols, &part.found.seen);
+    });
+    Survey<T> all;
+    for (const Part& part : parts) {
+        if (part.found.column_best.empty()) continue;
+        if (all.column_best.empty()) all.column_best = part.found.column_best;
+        simd::kernels<T>().column_best(part.found.column_best.data(), 0, 1, maximize, all.column_best.data(),
+                                       source.cols, &all.seen);
+        all.seen.invalid |= part.found.seen.invalid;
+        all.seen.largest_magnitude = std::max(all.seen.largest_magnitude, part.found.seen.largest_magnitude);
     }
-    return 2 * rich > samples || static_cast<double>(hold) >= nearly_all * static_cast<double>(samples);
+    return all;
 }
 
 // A power of two that keeps sums of n costs finite. 1 unless costs come within a factor 8n of overflow.
 double overflow_guard(const simd::Extremes& seen, std::int64_t n) {
     const double limit = std::numeric_limits<double>::max() / (8.0 * static_cast<double>(n));
-    return seen.largest_magnitude > limit ? std::ldexp(1.0, -64) : 1.0;
+    return seen.largest_magnitude > limit ? 0x1p-64 : 1.0;
 }
 
-double sum_of_reduced_costs(const std::vector<double>& slack) {
-    double sum = 0.0;
-    for (const double s : slack) sum += s;
-    return sum;
-}
-
-// u_i = min_j (c_ij - v_j); what is left of a chosen cell after its duals can only be >= 0, and its sum is
-// the gap.
-template <class Num, class T>
-std::vector<Num> tight_row_duals(const TypedView<T>& cost, bool maximize, const Matching<Num>& matching,
-                                 double* gap) {
-    std::vector<Num> u = row_minima<Num>(cost, maximize, matching.v);
-    std::vector<double> slack(u.size());
-    for (std::size_t i = 0; i < u.size(); ++i) {
-        const std::int32_t j = matching.col_of_row[i];
-        const Num c = static_cast<Num>(cost.at(static_cast<std::int64_t>(i), j));
-        slack[i] = static_cast<double>((maximize ? -c : c) - matching.v[j] - u[i]);
-    }
-    *gap = sum_of_reduced_costs(slack);
-    return u;
-}
-
-void store_duals(const std::vector<double>& in, double factor, std::vector<double>* out, Duals*,
-                 std::vector<std::int64_t>*) {
+void store_duals(const std::vector<double>& in, double sign, std::vector<double>* out) {
     out->resize(in.size());
-    std::transform(in.begin(), in.end(), out->begin(), [=](double x) { return x * factor; });
+    std::transform(in.begin(), in.end(), out->begin(), [=](double x) { return x / sign; });
 }
 
-void store_duals(const std::vector<int128>& in, double factor, std::vector<double>*, Duals* duals,
-                 std::vector<std::int64_t>* out) {
+// False when they do not fit.
+bool store_duals(const std::vector<int128>& in, double sign, std::vector<std::int64_t>* out) {
     out->resize(in.size());
+    bool fits = true;
     for (std::size_t k = 0; k < in.size(); ++k) {
-        const int128 x = factor < 0 ? -in[k] : in[k];
+        const int128 x = sign < 0 ? -in[k] : in[k];
         (*out)[k] = static_cast<std::int64_t>(x);
-        duals->overflow |= (*out)[k] != x;
+        fits &= (*out)[k] == x;
     }
+    return fits;
+}
+
+// What is left of a chosen cell after its duals can only be >= 0; the sum of that is the gap.
+template <class Num, class T>
+double gap_of(const TypedView<T>& cost, double sign, const Matching<Num>& matching) {
+    double gap = 0.0;
+    for (std::size_t i = 0; i < matching.u.size(); ++i) {
+        const std::int32_t j = matching.col_of_row[i];
+        Num c = static_cast<Num>(cost.at(static_cast<std::int64_t>(i), j));
+        if constexpr (std::is_same_v<Num, double>)
+            c *= sign;
+        else if (sign < 0)
+            c = -c;
+        gap += static_cast<double>(c - matching.v[j] - matching.u[i]);
+    }
+    return gap / std::abs(sign);
+}
+
+void store_cells(const std::vector<std::int32_t>& col_of_row, std::int64_t cols, bool turned, Result* result) {
+    const auto n = static_cast<std::int64_t>(col_of_row.size());
+    result->row_ind.resize(static_cast<std::size_t>(n));
+    result->col_ind.resize(static_cast<std::size_t>(n));
+    if (!turned) {
+        for (std::int64_t i = 0; i < n; ++i) result->row_ind[i] = i, result->col_ind[i] = col_of_row[i];
+        return;
+    }
+    std::vector<std::int32_t> col_of_original_row(static_cast<std::size_t>(cols), -1);
+    for (std::int64_t i = 0; i < n; ++i) col_of_original_row[col_of_row[i]] = static_cast<std::int32_t>(i);
+    for (std::int64_t r = 0, k = 0; r < cols; ++r)
+        if (col_of_original_row[r] >= 0) {
+            result->row_ind[k] = r;
+            result->col_ind[k++] = col_of_original_row[r];
+        }
 }
 
 template <class Num, class T>
-Result finish(const TypedView<T>& cost, const Options& options, Matching<Num> matching, bool turned,
-              double scale, Stats stats) {
+Result finish(const TypedView<T>& cost, double sign, Matching<Num> matching, bool turned, Stats stats) {
     Result result;
     result.status = matching.status;
     result.stats = stats;
     if (matching.status != Status::optimal) return result;
-    if (options.with_duals) {
-        const std::vector<Num> u = tight_row_duals(cost, options.maximize, matching, &result.gap);
-        result.gap /= scale;
-        const double factor = (options.maximize ? -1.0 : 1.0) / scale;
-        Duals& d = result.duals;
-        store_duals(turned ? matching.v : u, factor, &d.row, &d, &d.exact_row);
-        store_duals(turned ? u : matching.v, factor, &d.col, &d, &d.exact_col);
-        result.stats.row_scans += cost.rows;
+    if (!matching.u.empty()) {
+        result.gap = gap_of(cost, sign, matching);
+        Duals& duals = result.duals;
+        const auto& row = turned ? matching.v : matching.u;
+        const auto& col = turned ? matching.u : matching.v;
+        if constexpr (std::is_same_v<Num, double>) {
+            store_duals(row, sign, &duals.row);
+            store_duals(col, sign, &duals.col);
+        } else {
+            const bool rows_fit = store_duals(row, sign, &duals.exact_row);
+            duals.overflow = !store_duals(col, sign, &duals.exact_col) || !rows_fit;
+        }
     }
-    const auto n = static_cast<std::int64_t>(matching.col_of_row.size());
-    result.row_ind.resize(n);
-    result.col_ind.resize(n);
-    if (!turned) {
-        for (std::int64_t i = 0; i < n; ++i)
-            result.row_ind[i] = i, result.col_ind[i] = matching.col_of_row[i];
-        return result;
-    }
-    std::vector<std::int64_t> col_of_original_row(cost.cols, -1);
-    for (std::int64_t i = 0; i < n; ++i) col_of_original_row[matching.col_of_row[i]] = i;
-    for (std::int64_t r = 0, k = 0; r < cost.cols; ++r)
-        if (col_of_original_row[r] >= 0) result.row_ind[k] = r, result.col_ind[k++] = col_of_original_row[r];
+    store_cells(matching.col_of_row, cost.cols, turned, &result);
     return result;
 }
 
-template <class T>
-Result solve_in_place(TypedView<T> cost, const Options& options, bool turned, double scale,
-                      const Survey<T>& found) {
-    Stats stats;
-    stats.row_scans = cost.rows;
-    if constexpr (std::is_integral_v<T> && sizeof(T) == 8) {
-        if (found.needs_exact_integers) {
-            stats.method = Method::shortest_path;
-            stats.exact_integers = true;
-            auto matching = solve_shortest_path<int128>(cost, options.maximize, &stats);
-            return finish(cost, options, std::move(matching), turned, scale, stats);
-        }
-    }
-    stats.method = options.method != Method::automatic ? options.method
-                   : cost.rows <= kSmall               ? Method::shortest_path
-                   : cost.rows < kListsFrom || whole_rows_suffice(cost, options.maximize, found.column_best)
-                       ? Method::dense
-                       : Method::jv;
-    auto matching =
-        stats.method == Method::jv      ? solve_lists(cost, options.maximize, found.column_best, &stats)
-        : stats.method == Method::dense ? solve_dense(cost, options.maximize, &stats)
-                                        : solve_shortest_path<double>(cost, options.maximize, &stats);
-    return finish(cost, options, std::move(matching), turned, scale, stats);
+Result with_status(Status status) {
+    Result result;
+    result.status = status;
+    return result;
 }
 
-// `cost` has rows <= cols and contiguous rows.
-template <class T>
-Result solve_contiguous(const TypedView<T>& cost, const Options& options, bool turned) {
-    Survey<T> found = survey(cost, options.maximize);
-    if (found.seen.invalid) {
-        Result result;
-        result.status = Status::invalid_entry;
-        return result;
-    }
-    if constexpr (std::is_same_v<T, double>) {
-        const double scale = overflow_guard(found.seen, cost.rows);
-        if (scale != 1.0) {
-            const Packed<T> scaled = pack(cost, [=](T c) { return c * scale; });
-            for (T& c : found.column_best) c *= scale;
-            return solve_in_place(scaled.view, options, turned, scale, found);
-        }
-    }
-    return solve_in_place(cost, options, turned, 1.0, found);
+Method choose_method(std::int64_t rows) {
+    return rows <= kSmall ? Method::shortest_path : rows < kListsFrom ? Method::dense : Method::jv;
 }
 
+// `cost` has rows <= cols.
 template <class T>
 Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned) {
-    if (cost.col_stride == 1) return solve_contiguous(cost, options, turned);
-    const Packed<T> packed = pack(cost, [](T c) { return c; });
-    return solve_contiguous(packed.view, options, turned);
+    Stats stats;
+    stats.row_scans = cost.rows;
+    const double sign = options.maximize ? -1.0 : 1.0;
+    if constexpr (std::is_integral_v<T> && sizeof(T) == 8) {
+        if (float64_may_round(cost)) {
+            stats.method = Method::shortest_path;
+            stats.exact_integers = true;
+            auto matching = solve_shortest_path<int128>(cost, options, &stats);
+            return finish(cost, sign, std::move(matching), turned, stats);
+        }
+    }
+    stats.method = options.method != Method::automatic ? options.method : choose_method(cost.rows);
+    const bool by_lists = stats.method == Method::jv || stats.method == Method::auction;
+    Crew crew(options.threads);
+    Survey<T> found;
+    const bool surveyed = !by_lists || cost.rows == cost.cols;
+    if (surveyed) found = survey(DenseRows<T>(cost, sign), options.maximize, &crew);
+    for (double guard = 1.0;;) {
+        if (found.seen.invalid) return with_status(Status::invalid_entry);
+        if (std::is_same_v<T, double>) guard = overflow_guard(found.seen, cost.rows);
+        const DenseRows<T> source(cost, sign * guard);
+        Matching<double> matching;
+        if (by_lists)
+            matching = solve_lists(source, options, &crew, found.column_best, turned, surveyed ? nullptr : &found.seen, &stats);
+        else if (stats.method == Method::dense || guard != 1.0)
+            matching = solve_dense(source, options, &stats);
+        else
+            matching = solve_shortest_path<double>(cost, options, &stats);
+        // Without a survey it is known only now whether sums could overflow.
+        if (std::is_same_v<T, double> && !surveyed && guard == 1.0 && overflow_guard(found.seen, cost.rows) != 1.0) continue;
+        return finish(cost, sign * guard, std::move(matching), turned, stats);
+    }
 }
 
 }  // namespace

@@ -5,13 +5,14 @@
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace rebasin_fast::simd {
 
 // Work arrays are padded to a multiple of this many elements, so that kernels have no tail on them, and by at
 // least one: column n, where nothing is, is what lists are filled up with.
-inline constexpr std::int64_t kPadding = 8;
+inline constexpr std::int64_t kPadding = 16;
 
 inline constexpr std::int64_t padded(std::int64_t n) {
     return (n / kPadding + 1) * kPadding;
@@ -29,9 +30,37 @@ struct Extremes {
     bool forbidden;            // an infinity that forbids a cell
 };
 
-struct Selection {
-    std::int64_t count;    // elements written; capacity + 1 when there were more
-    std::int64_t scanned;  // columns read
+// Reduced costs of a row are looked through in groups of `depth` times this many columns.
+inline constexpr std::int64_t kGroupLanes = 16;
+
+// What reduced costs are first looked at in: float where it holds every cost of type T exactly.
+template <class T>
+using Fast =
+    std::conditional_t<std::is_same_v<T, float> || (std::is_integral_v<T> && sizeof(T) <= 2), float, double>;
+
+// Finding a row's cheapest columns. F is float or double; values are sign * row[j] - v[j], computed in F.
+// v is padded, its padding -inf.
+template <class T, class F>
+struct ListKernels {
+    // minima[g * kGroupLanes + l] = the least value of columns (g * depth + k) * kGroupLanes + l, k < depth.
+    // `seen` collects NaN, wrong infinities and, of 8-byte elements, magnitudes; null when they are known.
+    void (*group_minima)(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, F* minima,
+                         Extremes* seen);
+
+    // Of n values, a multiple of kGroupLanes: how many are below the threshold; the least.
+    std::int64_t (*count_below)(const F* values, std::int64_t n, F threshold);
+    F (*least_of)(const F* values, std::int64_t n);
+
+    // Appends column and value of everything below the threshold, from `group` on, as long as a whole group
+    // more would fit into `capacity`; returns the group to go on with.
+    std::int64_t (*collect_below)(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth,
+                                  const F* minima, F threshold, std::int64_t group, std::int64_t capacity,
+                                  std::int32_t* columns, F* values, std::int64_t* count);
+
+    // The first columns in [from, to) whose value is `value`, at most `capacity`; returns how many.
+    std::int64_t (*collect_equal)(const T* row, F sign, const F* v, std::int64_t n, F value,
+                                  std::int64_t from, std::int64_t to, std::int64_t capacity,
+                                  std::int32_t* columns);
 };
 
 // `sign` is +1 to minimise and -1 to maximise: every kernel sees the cost sign * row[j].
@@ -47,11 +76,6 @@ struct Kernels {
     void (*column_best)(const T* first, std::int64_t stride, std::int64_t rows, bool maximize, T* best,
                         std::int64_t n, Extremes* seen);
 
-    // Writes column and raw cost of every element with c_j - v[j] < threshold, ascending columns, until
-    // `capacity` would be exceeded. Padding of v must hold -inf.
-    Selection (*select_below)(const T* row, double sign, const double* v, std::int64_t n, double threshold,
-                              std::int64_t capacity, std::int32_t* columns, T* costs);
-
     // The two smallest of c_j - v[j]. Padding of v must hold -inf.
     TwoSmallest (*reduced_min2)(const T* row, double sign, const double* v, std::int64_t n);
 
@@ -59,6 +83,12 @@ struct Kernels {
     // of kPadding: lists are filled up with a column whose v is -inf.
     TwoSmallest (*listed_min2)(const std::int32_t* columns, const T* costs, double sign, const double* v,
                                std::int64_t size);
+
+    // The places k of a list with key offset + (costs[k] - v[columns[k]]) below both `limit` and
+    // open[columns[k]], and those keys; returns how many. `size` as for listed_min2.
+    std::int64_t (*listed_below)(const std::int32_t* columns, const T* costs, double sign, const double* v,
+                                 const double* open, double offset, double limit, std::int64_t size,
+                                 std::int32_t* places, double* keys);
 
     // min over j of c_j - v[j]. Padding of v must hold -inf.
     double (*reduced_min)(const T* row, double sign, const double* v, std::int64_t n);
@@ -71,6 +101,9 @@ struct Kernels {
     // Lowest j with row_of_col[j] < 0 and c_j - v[j] == value, or -1.
     std::int64_t (*find_free_reduced)(const T* row, double sign, const double* v, double value,
                                       const std::int32_t* row_of_col, std::int64_t n);
+
+    ListKernels<T, Fast<T>> fast;
+    ListKernels<T, double> exact;
 };
 
 // Lowest j with key[j] == value and row_of_col[j] < 0; failing that, lowest j with key[j] == value.

@@ -24,6 +24,10 @@ template <class E>
 struct VectorOf {
     typedef E type __attribute__((vector_size(sizeof(E) * L)));
 };
+template <class E, std::int64_t Lanes>
+struct VectorOfLanes {
+    typedef E type __attribute__((vector_size(sizeof(E) * Lanes)));
+};
 using D = VectorOf<double>::type;
 using I64 = VectorOf<std::int64_t>::type;
 using I32 = VectorOf<std::int32_t>::type;
@@ -164,33 +168,6 @@ void column_best(const T* first, std::int64_t stride, std::int64_t rows, bool ma
         column_best_as<false>(first, stride, rows, best, n, seen);
 }
 
-// Hits are rare (a few dozen in a row), so eight vectors are compared before anything branches.
-template <class T>
-Selection select_below(const T* row, double sign, const double* v, std::int64_t n, double threshold,
-                       std::int64_t capacity, std::int32_t* columns, T* costs) {
-    constexpr std::int64_t unroll = 8;
-    const RowReader<T> cost{row, sign, n};
-    std::int64_t count = 0;
-    for (std::int64_t j0 = 0; j0 < n; j0 += unroll * L) {
-        I64 hits[unroll];
-        I64 some{};
-        for (std::int64_t k = 0; k < unroll; ++k) {
-            const std::int64_t j = j0 + k * L;
-            hits[k] = j < n ? (cost(j) - load<D>(v + j)) < threshold : I64{};
-            some |= hits[k];
-        }
-        if (!any(some)) continue;
-        for (std::int64_t k = 0; k < unroll; ++k)
-            for (unsigned left = bits(hits[k]); left != 0; left &= left - 1) {
-                if (count == capacity) return {capacity + 1, j0 + k * L};
-                const std::int64_t j = j0 + k * L + __builtin_ctz(left);
-                columns[count] = static_cast<std::int32_t>(j);
-                costs[count++] = row[j];
-            }
-    }
-    return {count, n};
-}
-
 // The two smallest of value(0) ... value(n - 1), taken L at a time; among equals the lowest index.
 template <class Value>
 inline TwoSmallest two_smallest(std::int64_t n, Value value) {
@@ -305,17 +282,31 @@ std::int64_t find_key_in(const double* key, double value, const std::int32_t* ro
     return fallback;
 }
 
+#include "lap/simd/list_kernels_body.hpp"
+
 }  // namespace
 
 FindKey find_key() {
     return &find_key_in;
 }
 
+template <class T, class F>
+constexpr ListKernels<T, F> list_kernels() {
+    return {&group_minima<T, F>, &count_below<F>, &least_of<F>, &collect_below<T, F>, &collect_equal<T, F>};
+}
+
 template <class T>
 const Kernels<T>& table() {
-    static constexpr Kernels<T> kernels{&column_min<T>,   &column_best<T>,      &select_below<T>,
-                                        &reduced_min2<T>, &listed_min2<T>,      &reduced_min<T>,
-                                        &relax<T>,        &find_free_reduced<T>};
+    static constexpr Kernels<T> kernels{&column_min<T>,
+                                        &column_best<T>,
+                                        &reduced_min2<T>,
+                                        &listed_min2<T>,
+                                        &listed_below<T>,
+                                        &reduced_min<T>,
+                                        &relax<T>,
+                                        &find_free_reduced<T>,
+                                        list_kernels<T, Fast<T>>(),
+                                        list_kernels<T, double>()};
     return kernels;
 }
 

@@ -1,0 +1,85 @@
+// Where rows come from. The engine asks for rows; it does not own a matrix, nor need there be one.
+//
+// A source has rows <= cols, `sign` (the cost of a cell is sign * element), at(i, j) (that cost), and readers.
+// A reader belongs to one thread and hands out contiguous rows; what it returns is good until its next call.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "lap/matrix_view.hpp"
+
+namespace rebasin_fast {
+
+// A matrix in memory, any strides. Contiguous rows are read where they lie; of others a few at a time are
+// copied together, so that a matrix in column order is read along its cache lines and never copied whole.
+template <class T>
+class DenseRows {
+  public:
+    using Element = T;
+
+    // `factor` times the elements are the costs: 1 or -1, or powers of two that keep sums from overflowing.
+    DenseRows(const TypedView<T>& view, double factor)
+        : rows(view.rows), cols(view.cols), sign(factor), view_(view) {}
+
+    const std::int64_t rows, cols;
+    const double sign;
+
+    double at(std::int64_t i, std::int64_t j) const { return sign * static_cast<double>(view_.at(i, j)); }
+
+    // How many neighbouring rows are best read together.
+    std::int64_t rows_together() const {
+        if (view_.col_stride == 1) return 8;
+        constexpr std::int64_t bytes = std::int64_t{1} << 20, line = 64;
+        const auto in_line = line / static_cast<std::int64_t>(sizeof(T));
+        const std::int64_t fit = bytes / (cols * static_cast<std::int64_t>(sizeof(T)));
+        return std::clamp<std::int64_t>(fit / in_line * in_line, in_line, 4 * in_line);
+    }
+
+    class Reader {
+      public:
+        explicit Reader(const DenseRows& source) : source_(source) {}
+
+        const T* row(std::int64_t i) {
+            if (source_.view_.col_stride == 1) return source_.view_.row(i);
+            if (i < first_ || i >= first_ + count_) gather(i, 1);
+            return panel_.data() + (i - first_) * source_.cols;
+        }
+
+        // Rows first ... first + count - 1, `*stride` elements apart.
+        const T* rows(std::int64_t first, std::int64_t count, std::int64_t* stride) {
+            *stride = source_.view_.col_stride == 1 ? source_.view_.row_stride : source_.cols;
+            if (source_.view_.col_stride == 1) return source_.view_.row(first);
+            gather(first, count);
+            return panel_.data();
+        }
+
+      private:
+        // Copies column block by column block, so that both sides stay in cache.
+        void gather(std::int64_t first, std::int64_t count) {
+            constexpr std::int64_t block = 64;
+            const std::int64_t cols = source_.cols;
+            panel_.resize(static_cast<std::size_t>(count * cols));
+            first_ = first;
+            count_ = count;
+            const T* data = source_.view_.row(first);
+            for (std::int64_t j0 = 0; j0 < cols; j0 += block) {
+                const std::int64_t j1 = std::min(j0 + block, cols);
+                for (std::int64_t i = 0; i < count; ++i)
+                    for (std::int64_t j = j0; j < j1; ++j)
+                        panel_[static_cast<std::size_t>(i * cols + j)] =
+                            data[i * source_.view_.row_stride + j * source_.view_.col_stride];
+            }
+        }
+
+        const DenseRows& source_;
+        std::vector<T> panel_;
+        std::int64_t first_ = 0, count_ = 0;
+    };
+
+  private:
+    TypedView<T> view_;
+};
+
+}  // namespace rebasin_fast

@@ -1,0 +1,193 @@
+// The kernels that make and use candidate lists; part of kernels_body.hpp, which see.
+
+// Lanes of a group of minima: the same on every instruction set, so that all of them make the same lists.
+constexpr std::int64_t W = kGroupLanes;
+
+// W values of sign * row[j] - v[j] as F, in as many vectors as that takes.
+template <class F>
+struct Group {
+    static constexpr std::int64_t lanes = L * static_cast<std::int64_t>(sizeof(double) / sizeof(F));
+    static constexpr std::int64_t parts = W / lanes;
+    typedef F V __attribute__((vector_size(sizeof(double) * L)));
+    static_assert(parts >= 1 && parts * lanes == W);
+};
+
+template <class T, class F>
+struct ReducedReader {
+    const T* row;
+    F sign;
+    const F* v;
+    std::int64_t n;
+
+    using V = typename Group<F>::V;
+    static constexpr std::int64_t lanes = Group<F>::lanes;
+    typedef T Raw __attribute__((vector_size(sizeof(T) * lanes)));
+
+    // Costs j .. j + lanes - 1, signed. The last vector of a row is filled up with zeros.
+    V cost(std::int64_t j) const {
+        if (j + lanes <= n) return __builtin_convertvector(load<Raw>(row + j), V) * sign;
+        T tail[lanes] = {};
+        for (std::int64_t l = 0; j + l < n; ++l) tail[l] = row[j + l];
+        return __builtin_convertvector(load<Raw>(tail), V) * sign;
+    }
+
+    V operator()(std::int64_t j) const { return cost(j) - load<V>(v + j); }
+};
+
+template <class V, class M>
+inline V select(M mask, V yes, V no) {
+    return mask ? yes : no;
+}
+
+// One bit per lane of a comparison of floats.
+#if defined(__AVX512DQ__) && REBASIN_FAST_SIMD_LANES == 8
+inline unsigned bits(VectorOfLanes<std::int32_t, 16>::type mask) {
+    return _mm512_movepi32_mask((__m512i)mask);
+}
+#elif defined(__AVX2__) && REBASIN_FAST_SIMD_LANES == 4
+inline unsigned bits(VectorOfLanes<std::int32_t, 8>::type mask) {
+    return static_cast<unsigned>(_mm256_movemask_ps((__m256)mask));
+}
+#elif defined(__SSE2__) && REBASIN_FAST_SIMD_LANES == 2
+inline unsigned bits(VectorOfLanes<std::int32_t, 4>::type mask) {
+    return static_cast<unsigned>(_mm_movemask_ps((__m128)mask));
+}
+#else
+inline unsigned bits(VectorOfLanes<std::int32_t, 2 * L>::type mask) {
+    unsigned out = 0;
+    for (std::int64_t l = 0; l < 2 * L; ++l) out |= mask[l] ? 1u << l : 0u;
+    return out;
+}
+#endif
+
+template <class T, class F, bool Check>
+void group_minima_as(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, F* minima,
+                     Extremes* seen) {
+    using V = typename Group<F>::V;
+    constexpr std::int64_t lanes = Group<F>::lanes, parts = Group<F>::parts;
+    constexpr F inf = static_cast<F>(kInf);
+    const ReducedReader<T, F> reduced{row, sign, v, n};
+    auto invalid = V{} != V{};
+    V largest{};
+    for (std::int64_t begin = 0; begin < n; begin += depth * W, minima += W) {
+        const std::int64_t end = begin + depth * W < n ? begin + depth * W : n;
+        V least[parts];
+        for (std::int64_t p = 0; p < parts; ++p) least[p] = V{} + inf;
+        for (std::int64_t j = begin; j < end; j += W)
+            for (std::int64_t p = 0; p < parts; ++p) {
+                if (j + p * lanes >= end) break;
+                const V c = reduced.cost(j + p * lanes);
+                if constexpr (Check) {
+                    invalid |= ~(c > -inf);
+                    if constexpr (sizeof(T) == 8) {
+                        const V magnitude = c < 0 ? -c : c;
+                        largest = (magnitude > largest) & (magnitude < inf) ? magnitude : largest;
+                    }
+                }
+                const V x = c - load<V>(v + j + p * lanes);
+                least[p] = x < least[p] ? x : least[p];
+            }
+        for (std::int64_t p = 0; p < parts; ++p) store(minima + p * lanes, least[p]);
+    }
+    for (std::int64_t l = 0; l < lanes; ++l) {
+        seen->invalid |= invalid[l] != 0;
+        if (static_cast<double>(largest[l]) > seen->largest_magnitude)
+            seen->largest_magnitude = static_cast<double>(largest[l]);
+    }
+}
+
+template <class T, class F>
+void group_minima(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, F* minima,
+                  Extremes* seen) {
+    constexpr bool real = static_cast<T>(0.5) != 0;
+    if (real && seen != nullptr)
+        group_minima_as<T, F, real>(row, sign, v, n, depth, minima, seen);
+    else {
+        Extremes unused{};
+        group_minima_as<T, F, false>(row, sign, v, n, depth, minima, &unused);
+    }
+}
+
+template <class F>
+std::int64_t count_below(const F* values, std::int64_t n, F threshold) {
+    using V = typename Group<F>::V;
+    std::int64_t count = 0;
+    for (std::int64_t k = 0; k < n; k += Group<F>::lanes)
+        count += __builtin_popcount(bits(load<V>(values + k) < threshold));
+    return count;
+}
+
+template <class F>
+F least_of(const F* values, std::int64_t n) {
+    using V = typename Group<F>::V;
+    V least = load<V>(values);
+    for (std::int64_t k = Group<F>::lanes; k < n; k += Group<F>::lanes) {
+        const V x = load<V>(values + k);
+        least = x < least ? x : least;
+    }
+    F best = least[0];
+    for (std::int64_t l = 1; l < Group<F>::lanes; ++l) best = least[l] < best ? least[l] : best;
+    return best;
+}
+
+template <class T, class F>
+std::int64_t collect_below(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth,
+                           const F* minima, F threshold, std::int64_t group, std::int64_t capacity,
+                           std::int32_t* columns, F* values, std::int64_t* count) {
+    using V = typename Group<F>::V;
+    constexpr std::int64_t lanes = Group<F>::lanes, parts = Group<F>::parts;
+    const ReducedReader<T, F> reduced{row, sign, v, n};
+    const std::int64_t groups = (n + depth * W - 1) / (depth * W);
+    std::int64_t found = *count;
+    for (; group < groups && found + depth * W <= capacity; ++group) {
+        unsigned hit = 0;
+        for (std::int64_t p = 0; p < parts; ++p)
+            hit |= bits(load<V>(minima + group * W + p * lanes) < threshold);
+        if (hit == 0) continue;
+        const std::int64_t begin = group * depth * W, end = begin + depth * W < n ? begin + depth * W : n;
+        for (std::int64_t j = begin; j < end; j += lanes) {
+            const V x = reduced(j);
+            for (unsigned left = bits(x < threshold); left != 0; left &= left - 1) {
+                const int l = __builtin_ctz(left);
+                columns[found] = static_cast<std::int32_t>(j + l);
+                values[found++] = x[l];
+            }
+        }
+    }
+    *count = found;
+    return group;
+}
+
+template <class T, class F>
+std::int64_t collect_equal(const T* row, F sign, const F* v, std::int64_t n, F value, std::int64_t from,
+                           std::int64_t to, std::int64_t capacity, std::int32_t* columns) {
+    constexpr std::int64_t lanes = Group<F>::lanes;
+    const ReducedReader<T, F> reduced{row, sign, v, n};
+    std::int64_t found = 0;
+    for (std::int64_t j = from / lanes * lanes; j < to; j += lanes)
+        for (unsigned left = bits(reduced(j) == value); left != 0; left &= left - 1) {
+            const std::int64_t column = j + __builtin_ctz(left);
+            if (column < from) continue;
+            if (column >= to || found == capacity) return found;
+            columns[found++] = static_cast<std::int32_t>(column);
+        }
+    return found;
+}
+
+template <class T>
+std::int64_t listed_below(const std::int32_t* columns, const T* costs, double sign, const double* v,
+                          const double* open, double offset, double limit, std::int64_t size,
+                          std::int32_t* places, double* keys) {
+    const RowReader<T> cost{costs, sign, size};
+    std::int64_t found = 0;
+    for (std::int64_t k = 0; k < size; k += L) {
+        const D key = offset + (cost(k) - gather(v, columns + k));
+        for (unsigned left = bits((key < limit) & (key < gather(open, columns + k))); left != 0;
+             left &= left - 1) {
+            const int l = __builtin_ctz(left);
+            places[found] = static_cast<std::int32_t>(k + l);
+            keys[found++] = key[l];
+        }
+    }
+    return found;
+}
