@@ -368,7 +368,7 @@ class Call {
     }
 
     // Returns by how much costs may differ for rounding alone.
-    double check_proof(const Result& result) const {
+    double check_proof(const Result& result) {
         const Duals& d = result.duals;
         const bool exact = result.stats.exact_integers;
         require((exact ? d.exact_row.size() : d.row.size()) == static_cast<std::size_t>(view_.rows) &&
@@ -379,13 +379,16 @@ class Call {
                                           d.exact_row.data(), d.exact_col.data())
                                   : prove(view_, options_.maximize, result.row_ind, result.col_ind,
                                           d.row.data(), d.col.data());
-        // What verify_assignment allows for.
-        const double tolerance = exact ? 0.0 : 8 * std::numeric_limits<double>::epsilon() * proof.scale;
+        // What verify_assignment allows for; but duals as large as those it started from would excuse
+        // anything.
+        const double tolerance =
+            exact ? 0.0
+                  : std::min(8 * std::numeric_limits<double>::epsilon() * proof.scale, largest() * kRelative);
         require(proof.violation <= tolerance, "the duals break no constraint");
         require(proof.gap <= options_.max_gap + tolerance, "the duals prove the optimum");
         require(result.gap >= 0.0 && result.gap <= options_.max_gap + tolerance,
                 "the gap is what was asked for");
-        return exact ? 0.0 : 1e-12 * proof.scale;
+        return exact ? 0.0 : std::min(1e-12 * proof.scale, largest() * kRelative);
     }
 
     double largest() {
@@ -407,7 +410,7 @@ class Call {
     }
 
     static constexpr double kInfinity = std::numeric_limits<double>::infinity();
-    static constexpr double kRelative = 1e-9;  // of the largest cost there could be, without duals to go by
+    static constexpr double kRelative = 1e-9;  // of the largest cost there could be
 
     Header header_;
     Options options_;
