@@ -178,7 +178,7 @@ def test_large(problem):
     agrees_with_scipy(problem)
 
 
-@settings(REPEATABLE, max_examples=2000)
+@settings(REPEATABLE, max_examples=500)
 @given(problem=problems(LONG))
 def test_a_few_long_lines(problem):
     agrees_with_scipy(problem)
