@@ -9,7 +9,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inc'
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: test test-core test-python test-wheel demo bench lint format wheel clean
+.PHONY: test test-core fuzz test-python test-wheel demo bench lint format wheel clean
 
 test: test-core test-python
 
@@ -39,6 +39,18 @@ test-core: $(VENV)/.build-tools
 	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_SANITIZE=address,undefined --log-level=WARNING
 	cmake --build build/sanitize -- --quiet
 	ctest --test-dir build/sanitize --output-on-failure
+
+# Searches for inputs that break the solver's contract; needs Clang. What it finds lies in build/fuzz/found and is had
+# again, under any compiler, with build/sanitize/fuzz_replay FILE.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.build-tools
+	cmake -S . -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ \
+	  -DREBASIN_FAST_PYTHON=OFF -DREBASIN_FAST_FUZZ=ON \
+	  -DREBASIN_FAST_SANITIZE=fuzzer-no-link,address,undefined --log-level=WARNING
+	cmake --build build/fuzz -- --quiet
+	mkdir -p build/fuzz/corpus build/fuzz/found
+	build/fuzz/fuzz_solve -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -len_control=0 -timeout=20 \
+	  -artifact_prefix=build/fuzz/found/ build/fuzz/corpus
 
 wheel: $(VENV)/.build-tools
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
