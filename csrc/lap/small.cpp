@@ -64,14 +64,10 @@ bool small_enough(const MatrixView& cost) {
 std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAnswer* answer) {
     const bool turned = cost.rows > cost.cols;
     const MatrixView view = turned ? cost.transposed() : cost;
-    const simd::SmallProblem problem{view.data,
-                                     view.type,
-                                     view.rows,
-                                     view.cols,
-                                     view.row_stride,
-                                     view.cols == 1 ? 1 : view.col_stride,
-                                     maximize,
-                                     largest_safe_magnitude(view.type, view.rows)};
+    const simd::SmallProblem problem{view.data,       view.type,
+                                     view.rows,       view.cols,
+                                     view.row_stride, view.cols == 1 ? 1 : view.col_stride,
+                                     maximize,        largest_safe_magnitude(view.type, view.rows)};
     simd::SmallWork* work = work_of_this_thread();
     switch (simd::solve_small_kernel()(problem, work)) {
         case simd::SmallOutcome::infeasible:

@@ -1,5 +1,5 @@
-// Problems so small that what surrounds the algorithm costs as much as the algorithm: no allocation, one pass to
-// read the matrix, then one SIMD kernel. Answers are SciPy's own, ties included.
+// Problems so small that what surrounds the algorithm costs as much as the algorithm: no allocation, one pass
+// to read the matrix, then one SIMD kernel. Answers are SciPy's own, ties included.
 #pragma once
 
 #include <cstdint>

@@ -2,10 +2,11 @@
 // instruction set, under the same rules: nothing of the standard library, the same bits from all of them.
 //
 // Successive shortest augmenting paths (Crouse 2016), equal to SciPy's solver bit for bit: the same sums in
-// the same order, and the same column among equally near ones. SciPy visits columns through a list that starts
-// in descending order and is kept dense by moving its last entry into the gap; a free column beats an assigned
-// one, the last visited wins among free ones, the first visited among assigned ones. That list is needed only
-// when several columns tie, and is made only then; otherwise columns are relaxed in natural order.
+// the same order, and the same column among equally near ones. SciPy visits columns through a list that
+// starts in descending order and is kept dense by moving its last entry into the gap; a free column beats an
+// assigned one, the last visited wins among free ones, the first visited among assigned ones. That list is
+// needed only when several columns tie, and is made only then; otherwise columns are relaxed in natural
+// order.
 #include "lap/simd/small_kernel.hpp"
 
 namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE {
@@ -18,8 +19,15 @@ struct ColumnSet {
     std::uint64_t word[kWords];
 };
 
+// a < b ? a : b; the masked form for the reason given at gather().
 inline D lesser(D a, D b) {
+#if defined(__AVX512F__) && REBASIN_FAST_SIMD_LANES == 8
+    return (D)_mm512_maskz_min_pd(0xff, (__m512d)a, (__m512d)b);
+#elif defined(__AVX2__) && REBASIN_FAST_SIMD_LANES == 4
+    return (D)_mm256_min_pd((__m256d)a, (__m256d)b);
+#else
     return a < b ? a : b;
+#endif
 }
 
 // The smallest lane, in every lane.
@@ -33,6 +41,21 @@ inline D smallest_everywhere(D x) {
     return lesser(x, __builtin_shufflevector(x, x, 1, 0, 3, 2));
 #else
     return lesser(x, __builtin_shufflevector(x, x, 1, 0));
+#endif
+}
+
+// From L - 1 - l on, L numbers of which only number l is not zero.
+struct NanInTheMiddle {
+    double value[2 * L - 1];
+    constexpr NanInTheMiddle() : value{} { value[L - 1] = __builtin_nan(""); }
+};
+
+// One bit per lane where a == b.
+inline unsigned bits_where_equal(D a, D b) {
+#if defined(__AVX512F__) && REBASIN_FAST_SIMD_LANES == 8
+    return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ);
+#else
+    return bits(a == b);
 #endif
 }
 
@@ -125,17 +148,21 @@ class SmallSolver {
   private:
     void start() {
         w_.row_scans = 0;
+        for (std::int64_t j = 0; j < cols_; ++j)
+            w_.position[j] = w_.remaining[j] = static_cast<std::uint8_t>(cols_ - 1 - j);
         for (std::int64_t j = 0; j < width_; j += L) store(w_.v + j, D{});
         for (std::int64_t k = 0; k < kWords; ++k) {
             const std::int64_t here = cols_ - k * kWord;
-            w_.free_columns[k] = here >= kWord ? ~std::uint64_t{0} : here <= 0 ? 0 : (std::uint64_t{1} << here) - 1;
+            w_.free_columns[k] = here >= kWord ? ~std::uint64_t{0}
+                                 : here <= 0   ? 0
+                                               : (std::uint64_t{1} << here) - 1;
         }
     }
 
     // Gives `row` a column; false when no path reaches a free one.
     bool augment(std::int64_t row) {
         count_ = 0;
-        listed_ = -1;
+        restore_list();
         D least = first_lengths(row);
         for (;;) {
             ++w_.row_scans;
@@ -154,7 +181,7 @@ class SmallSolver {
 
     // The lengths of the paths straight from a row whose dual is still 0.
     D first_lengths(std::int64_t row) {
-        const double* cost = w_.cost + row * w_.stride;
+        const double* cost = w_.cost + row * width_;
         D best = splat(kInf);
         for (std::int64_t j = 0; j < width_; j += L) {
             const D x = (D{} + load<D>(cost + j)) - load<D>(w_.v + j);
@@ -164,10 +191,10 @@ class SmallSolver {
         return smallest_everywhere(best);
     }
 
-    // Extends the paths of length `base` through row i. A scanned column has length NaN, which nothing is less
-    // than, and which is less than nothing.
+    // Extends the paths of length `base` through row i. A scanned column has length NaN, which nothing is
+    // less than, and which is less than nothing.
     D relax(std::int64_t i, D base) {
-        const double* cost = w_.cost + i * w_.stride;
+        const double* cost = w_.cost + i * width_;
         const D u = splat(w_.u[i]);
         const I64 me = I64{} + i;
         D best = splat(kInf);
@@ -183,13 +210,15 @@ class SmallSolver {
         return smallest_everywhere(best);
     }
 
-    // Marks a column scanned and returns its row. Whole vectors are written: a vector load right after a
-    // narrower store would wait for it.
+    // Marks a column scanned and returns its row. A whole vector is written, by an addition rather than under
+    // a mask: a vector load soon after a store of anything less would wait for it.
     std::int64_t close(std::int64_t column, double length) {
+        static constexpr NanInTheMiddle unit{};
         w_.scanned[count_] = column;
         w_.length[count_++] = length;
-        double* key = w_.key + column / L * L;
-        store(key, lane_numbers() == column % L ? splat(__builtin_nan("")) : load<D>(key));
+        const std::int64_t lane = column % L;
+        double* key = w_.key + (column - lane);
+        store(key, load<D>(key) + load<D>(unit.value + L - 1 - lane));
         return w_.row_of_col[column];
     }
 
@@ -198,58 +227,73 @@ class SmallSolver {
         bool is_free;
     };
 
-    Nearest find(D least) {
-        ColumnSet equal, free;
-        std::uint64_t some_free = 0;
-        for (std::int64_t k = 0; k * kWord < width_; ++k) {
-            const std::int64_t end = width_ < (k + 1) * kWord ? width_ : (k + 1) * kWord;
-            std::uint64_t hits = 0;
-            for (std::int64_t j = k * kWord; j < end; j += L)
-                hits |= static_cast<std::uint64_t>(bits(load<D>(w_.key + j) == least)) << (j % kWord);
-            equal.word[k] = hits;
-            free.word[k] = hits & w_.free_columns[k];
-            some_free |= free.word[k];
-        }
-        return {some_free != 0 ? choose<true>(free) : choose<false>(equal), some_free != 0};
+    // One bit per column whose path has that length, of the columns from `first` on, at most a word of them.
+    std::uint64_t columns_at(D length, std::int64_t first) const {
+        std::uint64_t hits = 0;
+        const std::int64_t end = width_ < first + kWord ? width_ : first + kWord;
+        for (std::int64_t j = first; j < end; j += L)
+            hits |= static_cast<std::uint64_t>(bits_where_equal(load<D>(w_.key + j), length)) << (j - first);
+        return hits;
     }
 
-    template <bool Last>
-    std::int64_t choose(const ColumnSet& set) {
+    // A free column if there is one. In the common case there is one column, and no set is made.
+    Nearest find(D least) {
+        if (width_ > kWord) return find_among_many(least);
+        const std::uint64_t equal = columns_at(least, 0);
+        const std::uint64_t free = equal & w_.free_columns[0];
+        const std::uint64_t best = free != 0 ? free : equal;
+        const bool tied = (best & (best - 1)) != 0;
+        return {tied ? choose({{best}}, free != 0) : __builtin_ctzll(best), free != 0};
+    }
+
+    Nearest find_among_many(D least) {
+        ColumnSet equal{}, free{};
+        std::uint64_t some_free = 0;
+        for (std::int64_t k = 0; k * kWord < width_; ++k) {
+            equal.word[k] = columns_at(least, k * kWord);
+            free.word[k] = equal.word[k] & w_.free_columns[k];
+            some_free |= free.word[k];
+        }
+        return {choose(some_free != 0 ? free : equal, some_free != 0), some_free != 0};
+    }
+
+    // The column of a set that SciPy visits last, if `last`, else first.
+    std::int64_t choose(const ColumnSet& set, bool last) {
         std::int64_t lowest = -1, highest = -1;
         for (std::int64_t k = 0; k * kWord < width_; ++k) {
             if (set.word[k] == 0) continue;
             highest = k * kWord + kWord - 1 - __builtin_clzll(set.word[k]);
             if (lowest < 0) lowest = k * kWord + __builtin_ctzll(set.word[k]);
         }
-        if (lowest == highest || count_ == 0) return Last ? lowest : highest;
-        return visited<Last>(set);
-    }
-
-    // The column of the set that SciPy visits last or first.
-    template <bool Last>
-    std::int64_t visited(const ColumnSet& set) {
+        if (lowest == highest || count_ == 0) return last ? lowest : highest;
         bring_list_up_to_date();
-        std::int64_t chosen = -1;
-        for (std::int64_t k = 0; k * kWord < width_; ++k)
+        std::int64_t chosen = lowest;
+        for (std::int64_t k = lowest / kWord; k * kWord < width_; ++k)
             for (std::uint64_t left = set.word[k]; left != 0; left &= left - 1) {
                 const std::int64_t j = k * kWord + __builtin_ctzll(left);
-                if (chosen < 0 || (w_.position[j] > w_.position[chosen]) == Last) chosen = j;
+                if ((w_.position[j] > w_.position[chosen]) == last) chosen = j;
             }
         return chosen;
     }
 
     void bring_list_up_to_date() {
-        if (listed_ < 0) {
-            listed_ = 0;
-            for (std::int64_t j = 0; j < cols_; ++j)
-                w_.position[j] = w_.remaining[j] = static_cast<std::uint8_t>(cols_ - 1 - j);
-        }
         for (; listed_ < count_; ++listed_) {
             const std::uint8_t gap = w_.position[w_.scanned[listed_]];
             const std::uint8_t moved = w_.remaining[cols_ - 1 - listed_];
             w_.remaining[gap] = moved;
             w_.position[moved] = gap;
+            w_.gap[listed_] = gap;
+            w_.moved[listed_] = moved;
         }
+    }
+
+    // The list as it is at the start of every search.
+    void restore_list() {
+        for (std::int64_t k = 0; k < listed_; ++k) {
+            w_.remaining[w_.gap[k]] = static_cast<std::uint8_t>(cols_ - 1 - w_.gap[k]);
+            w_.position[w_.moved[k]] = static_cast<std::uint8_t>(cols_ - 1 - w_.moved[k]);
+        }
+        listed_ = 0;
     }
 
     void update_duals(std::int64_t row, double least) {
@@ -275,8 +319,8 @@ class SmallSolver {
 
     SmallWork& w_;
     const std::int64_t rows_, cols_, width_;
-    std::int64_t count_ = 0;    // columns scanned by the current search
-    std::int64_t listed_ = -1;  // those of them gone from `remaining`; -1: not made for this search
+    std::int64_t count_ = 0;   // columns scanned by the current search
+    std::int64_t listed_ = 0;  // those of them taken out of `remaining` so far
 };
 
 SmallOutcome solve_small_in(const SmallProblem& problem, SmallWork* work) {

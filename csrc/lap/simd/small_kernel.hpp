@@ -22,10 +22,10 @@ struct SmallProblem {
 enum class SmallOutcome : int { optimal, infeasible, invalid_entry, beyond_limit };
 
 // Lives as long as its thread; a problem touches only the part it needs.
-struct SmallWork {
+struct alignas(64) SmallWork {
     double v[kSmallCols];
-    double key[kSmallCols];          // shortest path lengths; NaN on scanned columns
-    std::int64_t pred[kSmallCols];   // the row through which a column was reached
+    double key[kSmallCols];         // shortest path lengths; NaN on scanned columns
+    std::int64_t pred[kSmallCols];  // the row through which a column was reached
     double u[kSmallRows];
     std::int64_t col_of_row[kSmallRows];
     std::int64_t row_of_col[kSmallCols];
@@ -34,9 +34,11 @@ struct SmallWork {
     double length[kSmallRows];
     std::uint8_t remaining[kSmallCols];  // the list SciPy visits, and where each column stands in it
     std::uint8_t position[kSmallCols];
-    std::int64_t stride;     // of `cost`
+    std::uint8_t gap[kSmallRows];  // what taking out the scanned columns changed in the two
+    std::uint8_t moved[kSmallRows];
+    std::int64_t stride;  // of `cost`
     std::int64_t row_scans;
-    double cost[kSmallRows * kSmallCols];  // signed, rows filled up with infinity
+    alignas(64) double cost[kSmallRows * kSmallCols];  // signed, rows filled up with infinity
 };
 
 using SolveSmall = SmallOutcome (*)(const SmallProblem&, SmallWork*);
