@@ -9,7 +9,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inc'
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: test test-core test-python test-wheel demo bench lint format wheel clean
+.PHONY: test test-core test-neon test-python test-wheel demo bench lint format wheel clean
 
 test: test-core test-python
 
@@ -39,6 +39,15 @@ test-core: $(VENV)/.build-tools
 	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_SANITIZE=address,undefined --log-level=WARNING
 	cmake --build build/sanitize -- --quiet
 	ctest --test-dir build/sanitize --output-on-failure
+
+# The same tests for 64-bit ARM, emulated. Debian: apt install g++-aarch64-linux-gnu qemu-user
+test-neon: $(VENV)/.build-tools
+	@command -v aarch64-linux-gnu-g++ qemu-aarch64 > /dev/null \
+	  || { echo "test-neon needs aarch64-linux-gnu-g++ and qemu-aarch64"; exit 1; }
+	cmake -S . -B build/neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=csrc/tests/aarch64.cmake -DREBASIN_FAST_PYTHON=OFF \
+	  -DREBASIN_FAST_TESTS=ON --log-level=WARNING
+	cmake --build build/neon -- --quiet
+	ctest --test-dir build/neon --output-on-failure
 
 wheel: $(VENV)/.build-tools
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

@@ -79,7 +79,7 @@ def test_all_instruction_sets_give_the_same_bits(family, isa):
             continue
         for method in ("dense", "jv"):
             got = solve_assignment(typed, method=method)
-            assert _core.force_isa("baseline")
+            assert _core.force_isa("scalar")
             want = solve_assignment(typed, method=method)
             assert _core.force_isa(isa)
             assert got.col_ind.tolist() == want.col_ind.tolist()
@@ -220,5 +220,5 @@ def test_same_errors_as_the_short_call():
 def test_build_info():
     info = build_info()
     assert info["isa"] in info["available_isas"]
-    assert info["available_isas"][0] == "baseline"
+    assert info["available_isas"][0] == "scalar"
     assert not _core.force_isa("no such thing")
