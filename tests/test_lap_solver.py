@@ -10,7 +10,7 @@ from matrices import FAMILIES
 from rebasin_fast import Assignment, _core, build_info, linear_sum_assignment, solve_assignment, verify_assignment
 from reference import brute_force_cost, dual_gap
 
-METHODS = ("auto", "jv", "dense", "shortest_path")
+METHODS = ("auto", "jv", "auction", "dense", "shortest_path")
 SHAPES = ((1, 1), (2, 2), (9, 9), (50, 50), (131, 131), (40, 97), (97, 40), (128, 131))
 
 
@@ -207,7 +207,7 @@ def test_stats_tell_what_ran():
 
 @pytest.mark.parametrize("method", ["fastest", "", None, 3])
 def test_unknown_method(method):
-    with pytest.raises(ValueError, match=r"method is .*; expected 'auto', 'jv', 'dense' or 'shortest_path'"):
+    with pytest.raises(ValueError, match=r"method is .*; expected 'auto', 'jv', 'auction', 'dense' or 'shortest_path'"):
         solve_assignment(np.eye(3), method=method)
 
 

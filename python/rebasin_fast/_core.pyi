@@ -12,7 +12,14 @@ def assign(cost: npt.NDArray[Any], maximize: bool) -> tuple[npt.NDArray[np.int64
 def assign_directly(
     cost: object, maximize: object, /
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None: ...
-def solve(cost: npt.NDArray[Any], maximize: bool, method: str) -> dict[str, Any]: ...
+def solve(
+    cost: npt.NDArray[Any],
+    maximize: bool,
+    method: str,
+    threads: int,
+    max_gap: float,
+    duals: npt.NDArray[np.float64] | None,
+) -> dict[str, Any]: ...
 def prove(
     cost: npt.NDArray[Any],
     maximize: bool,
