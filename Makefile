@@ -9,7 +9,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inc'
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: test test-core fuzz test-python test-wheel demo bench lint format wheel clean
+.PHONY: test test-core test-neon fuzz test-python test-wheel demo bench lint format wheel clean
 
 test: test-core test-python
 
@@ -51,6 +51,15 @@ fuzz: $(VENV)/.build-tools
 	mkdir -p build/fuzz/corpus build/fuzz/found
 	build/fuzz/fuzz_solve -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -len_control=0 -timeout=20 \
 	  -artifact_prefix=build/fuzz/found/ build/fuzz/corpus
+
+# The same tests for 64-bit ARM, emulated. Debian: apt install g++-aarch64-linux-gnu qemu-user
+test-neon: $(VENV)/.build-tools
+	@command -v aarch64-linux-gnu-g++ qemu-aarch64 > /dev/null \
+	  || { echo "test-neon needs aarch64-linux-gnu-g++ and qemu-aarch64"; exit 1; }
+	cmake -S . -B build/neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=csrc/tests/aarch64.cmake -DREBASIN_FAST_PYTHON=OFF \
+	  -DREBASIN_FAST_TESTS=ON --log-level=WARNING
+	cmake --build build/neon -- --quiet
+	ctest --test-dir build/neon --output-on-failure
 
 wheel: $(VENV)/.build-tools
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

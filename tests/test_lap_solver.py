@@ -10,7 +10,7 @@ from matrices import FAMILIES
 from rebasin_fast import Assignment, _core, build_info, linear_sum_assignment, solve_assignment, verify_assignment
 from reference import brute_force_cost, dual_gap
 
-METHODS = ("auto", "jv", "dense", "shortest_path")
+METHODS = ("auto", "jv", "auction", "dense", "shortest_path")
 SHAPES = ((1, 1), (2, 2), (9, 9), (50, 50), (131, 131), (40, 97), (97, 40), (128, 131))
 
 
@@ -79,7 +79,7 @@ def test_all_instruction_sets_give_the_same_bits(family, isa):
             continue
         for method in ("dense", "jv"):
             got = solve_assignment(typed, method=method)
-            assert _core.force_isa("baseline")
+            assert _core.force_isa("scalar")
             want = solve_assignment(typed, method=method)
             assert _core.force_isa(isa)
             assert got.col_ind.tolist() == want.col_ind.tolist()
@@ -194,7 +194,8 @@ def test_stats_tell_what_ran():
     rng = np.random.default_rng(0)
     large = rng.random((200, 200))
     assert solve_assignment(rng.random((5, 5))).stats.method == "shortest_path"
-    assert solve_assignment(rng.random((100, 100))).stats.method == "dense"
+    assert solve_assignment(rng.random((100, 100))).stats.method == "shortest_path"
+    assert solve_assignment(rng.random((140, 140))).stats.method == "dense"
     assert solve_assignment(large).stats.method == "jv"
     assert solve_assignment(np.round(large)).stats.method == "dense"  # mostly ties
     units = rng.standard_normal((200, 200))
@@ -206,7 +207,7 @@ def test_stats_tell_what_ran():
 
 @pytest.mark.parametrize("method", ["fastest", "", None, 3])
 def test_unknown_method(method):
-    with pytest.raises(ValueError, match=r"method is .*; expected 'auto', 'jv', 'dense' or 'shortest_path'"):
+    with pytest.raises(ValueError, match=r"method is .*; expected 'auto', 'jv', 'auction', 'dense' or 'shortest_path'"):
         solve_assignment(np.eye(3), method=method)
 
 
@@ -219,5 +220,5 @@ def test_same_errors_as_the_short_call():
 def test_build_info():
     info = build_info()
     assert info["isa"] in info["available_isas"]
-    assert info["available_isas"][0] == "baseline"
+    assert info["available_isas"][0] == "scalar"
     assert not _core.force_isa("no such thing")

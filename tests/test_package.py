@@ -65,7 +65,7 @@ def test_instruction_set_can_be_forced_and_a_wrong_name_is_told():
     done = subprocess.run(
         [sys.executable, "-c", code], env={"REBASIN_FAST_ISA": "mmx"}, capture_output=True, text=True, check=True
     )
-    assert "REBASIN_FAST_ISA is 'mmx'; this machine has baseline" in done.stderr
+    assert "REBASIN_FAST_ISA is 'mmx'; this machine has scalar" in done.stderr
 
 
 def test_cuda_answers_without_raising():

@@ -3,23 +3,25 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "bindings/border.hpp"
 #include "bindings/register.hpp"
 #include "lap/lap.hpp"
 
 namespace py = pybind11;
 
 namespace rebasin_fast {
-namespace {
 
-ElementType element_type(const py::dtype& dtype) {
+std::optional<ElementType> element_type(const py::dtype& dtype) {
     const char kind = dtype.kind();
     const auto size = dtype.itemsize();
     if (kind == 'f' && size == 4) return ElementType::f32;
     if (kind == 'f' && size == 8) return ElementType::f64;
+    if (kind == 'b') return ElementType::u8;
     if (kind == 'i') {
         if (size == 1) return ElementType::i8;
         if (size == 2) return ElementType::i16;
@@ -32,16 +34,19 @@ ElementType element_type(const py::dtype& dtype) {
         if (size == 4) return ElementType::u32;
         if (size == 8) return ElementType::u64;
     }
-    throw py::type_error("cost has dtype " + std::string(py::str(dtype)) +
-                         "; expected float32, float64 or integers");
+    return std::nullopt;
 }
 
 // `cost` is native-endian, aligned and two-dimensional: the Python layer sees to that.
 MatrixView view_of(const py::array& cost) {
     if (cost.ndim() != 2) throw py::value_error("cost must be two-dimensional");
+    const std::optional<ElementType> type = element_type(cost.dtype());
+    if (!type)
+        throw py::type_error("cost has dtype " + std::string(py::str(cost.dtype())) +
+                             "; expected bool, integers, float32 or float64");
     MatrixView view;
     view.data = cost.data();
-    view.type = element_type(cost.dtype());
+    view.type = *type;
     view.rows = cost.shape(0);
     view.cols = cost.shape(1);
     view.row_stride = cost.strides(0) / cost.itemsize();
@@ -52,6 +57,8 @@ MatrixView view_of(const py::array& cost) {
     return view;
 }
 
+namespace {
+
 // Hands a vector to numpy without copying it.
 template <class T>
 py::array_t<T> to_numpy(std::vector<T>&& values) {
@@ -60,14 +67,37 @@ py::array_t<T> to_numpy(std::vector<T>&& values) {
     return py::array_t<T>(static_cast<py::ssize_t>(owned->size()), owned->data(), owner);
 }
 
-Result solve_without_gil(const py::array& cost, const Options& options) {
+// From this many elements on Ctrl-C is answered: a solve takes milliseconds.
+constexpr std::int64_t kInterruptibleFrom = std::int64_t{1} << 18;
+
+// Lets Python run its signal handlers while the solver is at work. Once one has raised, the answer stays yes,
+// and the exception stays pending in this thread.
+class PythonSignals final : public Interrupt {
+  public:
+    bool requested() override {
+        if (!raised_) {
+            const py::gil_scoped_acquire acquire;
+            raised_ = PyErr_CheckSignals() != 0;
+        }
+        return raised_;
+    }
+
+  private:
+    bool raised_ = false;
+};
+
+Result solve_without_gil(const py::array& cost, Options options) {
     const MatrixView view = view_of(cost);
+    PythonSignals signals;
+    if (view.rows * view.cols >= kInterruptibleFrom) options.interrupt = &signals;
     const py::gil_scoped_release release;
     return solve(view, options);
 }
 
-// The one place where a status becomes an exception. The texts are SciPy's: callers match on them.
+}  // namespace
+
 void raise_for(Status status) {
+    if (status == Status::interrupted) throw py::error_already_set();  // what the signal handler raised
     if (status == Status::infeasible) throw py::value_error("cost matrix is infeasible");
     if (status == Status::invalid_entry) throw py::value_error("matrix contains invalid numeric entries");
 }
@@ -79,6 +109,8 @@ py::tuple assign(const py::array& cost, bool maximize) {
     raise_for(result.status);
     return py::make_tuple(to_numpy(std::move(result.row_ind)), to_numpy(std::move(result.col_ind)));
 }
+
+namespace {
 
 constexpr std::pair<Method, const char*> kMethods[] = {{Method::automatic, "auto"},
                                                        {Method::jv, "jv"},
@@ -95,14 +127,21 @@ const char* name(Method wanted) {
 Method method_named(const std::string& wanted) {
     for (const auto& [method, text] : kMethods)
         if (wanted == text) return method;
-    throw py::value_error("method is '" + wanted + "'; expected 'auto', 'jv', 'dense' or 'shortest_path'");
+    throw py::value_error("method is '" + wanted +
+                          "'; expected 'auto', 'jv', 'auction', 'dense' or 'shortest_path'");
 }
 
-py::dict solve_with_duals(const py::array& cost, bool maximize, const std::string& method) {
+// The Python layer has checked the numbers, and that `duals` fits the shape.
+py::dict solve_with_duals(const py::array& cost, bool maximize, const std::string& method, int threads,
+                          double max_gap,
+                          const std::optional<py::array_t<double, py::array::c_style>>& duals) {
     Options options;
     options.maximize = maximize;
     options.with_duals = true;
     options.method = method_named(method);
+    options.threads = threads;
+    options.max_gap = max_gap;
+    if (duals) options.col_duals = duals->data();
     Result result = solve_without_gil(cost, options);
     raise_for(result.status);
     if (result.duals.overflow) {
@@ -149,7 +188,7 @@ py::tuple prove_with(const py::array& cost, bool maximize, const std::vector<std
 void register_lap(py::module_& module) {
     module.def("assign", &assign, py::arg("cost").noconvert(), py::arg("maximize"));
     module.def("solve", &solve_with_duals, py::arg("cost").noconvert(), py::arg("maximize"),
-               py::arg("method"));
+               py::arg("method"), py::arg("threads"), py::arg("max_gap"), py::arg("duals"));
     module.def("prove", &prove_with<double>, py::arg("cost").noconvert(), py::arg("maximize"),
                py::arg("row_ind"), py::arg("col_ind"), py::arg("row_duals"), py::arg("col_duals"));
     module.def("prove_exact", &prove_with<std::int64_t>, py::arg("cost").noconvert(), py::arg("maximize"),

@@ -8,11 +8,9 @@ from rebasin_fast.interpolate import interpolate
 from rebasin_fast.lap import (
     Assignment,
     AssignmentStats,
-    Verification,
     build_info,
     linear_sum_assignment,
     solve_assignment,
-    verify_assignment,
 )
 from rebasin_fast.permute import (
     Permutation,
@@ -26,6 +24,7 @@ from rebasin_fast.permute import (
 from rebasin_fast.scipy_patch import scipy_patched
 from rebasin_fast.spec import Axis, Member, PermutationSpec
 from rebasin_fast.symmetries import count_symmetries
+from rebasin_fast.verify import Verification, verify_assignment
 from rebasin_fast.weight_matching import WeightMatching, WeightMatchingStats, weight_matching
 
 __all__ = [  # in the order of the data flow

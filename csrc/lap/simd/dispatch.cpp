@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "lap/simd/kernels.hpp"
+#include "lap/simd/small_kernel.hpp"
 
 namespace rebasin_fast::simd {
 
@@ -11,31 +12,63 @@ namespace rebasin_fast::simd {
     template <class T>                 \
     const Kernels<T>& table();         \
     FindKey find_key();                \
+    SolveSmall solve_small_kernel();   \
     }
-REBASIN_FAST_DECLARE_ISA(baseline)
+REBASIN_FAST_DECLARE_ISA(scalar)
 #ifdef REBASIN_FAST_X86_KERNELS
 REBASIN_FAST_DECLARE_ISA(avx2)
 REBASIN_FAST_DECLARE_ISA(avx512)
 #endif
+#ifdef REBASIN_FAST_NEON_KERNELS
+REBASIN_FAST_DECLARE_ISA(neon)
+#endif
 
 namespace {
 
-enum class Isa : int { baseline, avx2, avx512 };
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+// Those this build holds kernels of, best last.
+enum class Isa : int {
+    scalar,
+#ifdef REBASIN_FAST_X86_KERNELS
+    avx2,
+    avx512,
+#endif
+#ifdef REBASIN_FAST_NEON_KERNELS
+    neon,
+#endif
+};
+constexpr const char* kNames[] = {
+    "scalar",
+#ifdef REBASIN_FAST_X86_KERNELS
+    "avx2",
+    "avx512",
+#endif
+#ifdef REBASIN_FAST_NEON_KERNELS
+    "neon",
+#endif
+};
+constexpr int kCount = sizeof(kNames) / sizeof(kNames[0]);
 
 bool supported(Isa isa) {
-    if (isa == Isa::baseline) return true;
+    switch (isa) {
 #ifdef REBASIN_FAST_X86_KERNELS
-    if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-#else
-    return false;
+        case Isa::avx2:
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        case Isa::avx512:
+            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 #endif
+#ifdef REBASIN_FAST_NEON_KERNELS
+        case Isa::neon:  // part of every 64-bit ARM processor
+            return true;
+#endif
+        case Isa::scalar:
+            break;
+    }
+    return true;
 }
 
 bool parse(const char* name, Isa* isa) {
-    for (int k = 0; k < 3; ++k)
+    for (int k = 0; k < kCount; ++k)
         if (std::strcmp(name, kNames[k]) == 0) {
             *isa = static_cast<Isa>(k);
             return supported(*isa);
@@ -49,8 +82,9 @@ Isa choose() {
     Isa isa;
     const char* wanted = std::getenv("REBASIN_FAST_ISA");
     if (wanted != nullptr && parse(wanted, &isa)) return isa;
-    if (supported(Isa::avx512)) return Isa::avx512;
-    return supported(Isa::avx2) ? Isa::avx2 : Isa::baseline;
+    int best = kCount - 1;
+    while (!supported(static_cast<Isa>(best))) --best;
+    return static_cast<Isa>(best);
 }
 
 std::atomic<Isa>& active() {
@@ -60,23 +94,42 @@ std::atomic<Isa>& active() {
 
 }  // namespace
 
+// What `member` is in the namespace of the instruction set in use.
+#ifdef REBASIN_FAST_X86_KERNELS
+#define REBASIN_FAST_X86_CASES(member) \
+    case Isa::avx512:                  \
+        return avx512::member;         \
+    case Isa::avx2:                    \
+        return avx2::member;
+#else
+#define REBASIN_FAST_X86_CASES(member)
+#endif
+#ifdef REBASIN_FAST_NEON_KERNELS
+#define REBASIN_FAST_NEON_CASES(member) \
+    case Isa::neon:                     \
+        return neon::member;
+#else
+#define REBASIN_FAST_NEON_CASES(member)
+#endif
+#define REBASIN_FAST_RETURN_ACTIVE(member)              \
+    switch (active().load(std::memory_order_relaxed)) { \
+        REBASIN_FAST_X86_CASES(member)                  \
+    REBASIN_FAST_NEON_CASES(member) case Isa::scalar:   \
+        break;                                          \
+    }                                                   \
+    return scalar::member
+
 template <class T>
 const Kernels<T>& kernels() {
-#ifdef REBASIN_FAST_X86_KERNELS
-    const Isa isa = active().load(std::memory_order_relaxed);
-    if (isa == Isa::avx512) return avx512::table<T>();
-    if (isa == Isa::avx2) return avx2::table<T>();
-#endif
-    return baseline::table<T>();
+    REBASIN_FAST_RETURN_ACTIVE(table<T>());
 }
 
 FindKey find_key() {
-#ifdef REBASIN_FAST_X86_KERNELS
-    const Isa isa = active().load(std::memory_order_relaxed);
-    if (isa == Isa::avx512) return avx512::find_key();
-    if (isa == Isa::avx2) return avx2::find_key();
-#endif
-    return baseline::find_key();
+    REBASIN_FAST_RETURN_ACTIVE(find_key());
+}
+
+SolveSmall solve_small_kernel() {
+    REBASIN_FAST_RETURN_ACTIVE(solve_small_kernel());
 }
 
 const char* active_isa() {
@@ -85,7 +138,7 @@ const char* active_isa() {
 
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
-    for (int k = 0; k < 3; ++k)
+    for (int k = 0; k < kCount; ++k)
         if (supported(static_cast<Isa>(k))) names.emplace_back(kNames[k]);
     return names;
 }

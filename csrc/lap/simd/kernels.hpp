@@ -114,7 +114,7 @@ template <class T>
 const Kernels<T>& kernels();
 FindKey find_key();
 
-const char* active_isa();                   // the one in use: "baseline", "avx2" or "avx512"
+const char* active_isa();                   // the one in use: "scalar", "avx2", "avx512" or "neon"
 std::vector<std::string> available_isas();  // those this processor can run, best last
 bool force_isa(const std::string& name);    // for tests; false when this processor lacks it
 

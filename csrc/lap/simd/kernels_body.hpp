@@ -11,6 +11,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE {
@@ -79,6 +81,9 @@ inline unsigned bits(I64 mask) {
     return static_cast<unsigned>(_mm256_movemask_pd((__m256d)mask));
 #elif defined(__SSE2__) && REBASIN_FAST_SIMD_LANES == 2
     return static_cast<unsigned>(_mm_movemask_pd((__m128d)mask));
+#elif defined(__aarch64__) && REBASIN_FAST_SIMD_LANES == 2
+    const uint64x2_t sign = vshrq_n_u64((uint64x2_t)mask, 63);
+    return static_cast<unsigned>(vgetq_lane_u64(sign, 0) | vgetq_lane_u64(sign, 1) << 1);
 #else
     unsigned out = 0;
     for (std::int64_t l = 0; l < L; ++l) out |= mask[l] ? 1u << l : 0u;
