@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     module.doc() = "Compiled core of rebasin_fast. Private: use the functions of rebasin_fast itself.";
     rebasin_fast::register_build_info(module);
     rebasin_fast::register_lap(module);
+    rebasin_fast::register_direct_call(module);
 }

@@ -3,23 +3,25 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "bindings/border.hpp"
 #include "bindings/register.hpp"
 #include "lap/lap.hpp"
 
 namespace py = pybind11;
 
 namespace rebasin_fast {
-namespace {
 
-ElementType element_type(const py::dtype& dtype) {
+std::optional<ElementType> element_type(const py::dtype& dtype) {
     const char kind = dtype.kind();
     const auto size = dtype.itemsize();
     if (kind == 'f' && size == 4) return ElementType::f32;
     if (kind == 'f' && size == 8) return ElementType::f64;
+    if (kind == 'b') return ElementType::u8;
     if (kind == 'i') {
         if (size == 1) return ElementType::i8;
         if (size == 2) return ElementType::i16;
@@ -32,16 +34,19 @@ ElementType element_type(const py::dtype& dtype) {
         if (size == 4) return ElementType::u32;
         if (size == 8) return ElementType::u64;
     }
-    throw py::type_error("cost has dtype " + std::string(py::str(dtype)) +
-                         "; expected float32, float64 or integers");
+    return std::nullopt;
 }
 
 // `cost` is native-endian, aligned and two-dimensional: the Python layer sees to that.
 MatrixView view_of(const py::array& cost) {
     if (cost.ndim() != 2) throw py::value_error("cost must be two-dimensional");
+    const std::optional<ElementType> type = element_type(cost.dtype());
+    if (!type)
+        throw py::type_error("cost has dtype " + std::string(py::str(cost.dtype())) +
+                             "; expected bool, integers, float32 or float64");
     MatrixView view;
     view.data = cost.data();
-    view.type = element_type(cost.dtype());
+    view.type = *type;
     view.rows = cost.shape(0);
     view.cols = cost.shape(1);
     view.row_stride = cost.strides(0) / cost.itemsize();
@@ -51,6 +56,8 @@ MatrixView view_of(const py::array& cost) {
         throw py::value_error("cost must have fewer than 2**31 rows and columns");
     return view;
 }
+
+namespace {
 
 // Hands a vector to numpy without copying it.
 template <class T>
@@ -66,7 +73,8 @@ Result solve_without_gil(const py::array& cost, const Options& options) {
     return solve(view, options);
 }
 
-// The one place where a status becomes an exception. The texts are SciPy's: callers match on them.
+}  // namespace
+
 void raise_for(Status status) {
     if (status == Status::infeasible) throw py::value_error("cost matrix is infeasible");
     if (status == Status::invalid_entry) throw py::value_error("matrix contains invalid numeric entries");
@@ -79,6 +87,8 @@ py::tuple assign(const py::array& cost, bool maximize) {
     raise_for(result.status);
     return py::make_tuple(to_numpy(std::move(result.row_ind)), to_numpy(std::move(result.col_ind)));
 }
+
+namespace {
 
 constexpr std::pair<Method, const char*> kMethods[] = {{Method::automatic, "auto"},
                                                        {Method::jv, "jv"},

@@ -9,6 +9,7 @@
 #include "lap/lap.hpp"
 #include "lap/oriented.hpp"
 #include "lap/simd/kernels.hpp"
+#include "lap/small.hpp"
 
 namespace rebasin_fast {
 namespace {
@@ -237,6 +238,29 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
     return solve_contiguous(packed.view, options, turned);
 }
 
+// Nothing when the entries ask for the general path.
+std::optional<Result> solve_as_small(const MatrixView& cost, const Options& options) {
+    const std::int64_t n = std::min(cost.rows, cost.cols);
+    Result result;
+    result.row_ind.resize(n);
+    result.col_ind.resize(n);
+    SmallAnswer answer{result.row_ind.data(), result.col_ind.data()};
+    if (options.with_duals) {
+        result.duals.row.resize(cost.rows);
+        result.duals.col.resize(cost.cols);
+        answer.row_duals = result.duals.row.data();
+        answer.col_duals = result.duals.col.data();
+    }
+    const std::optional<Status> status = solve_small(cost, options.maximize, &answer);
+    if (!status) return std::nullopt;
+    result.status = *status;
+    result.gap = answer.gap;
+    result.stats.method = Method::shortest_path;
+    result.stats.row_scans = answer.row_scans;
+    result.stats.augmentations = answer.augmentations;
+    return result;
+}
+
 }  // namespace
 
 Result solve(const MatrixView& cost, const Options& options) {
@@ -248,6 +272,8 @@ Result solve(const MatrixView& cost, const Options& options) {
         }
         return result;
     }
+    if (options.method == Method::automatic && small_enough(cost))
+        if (std::optional<Result> result = solve_as_small(cost, options)) return *std::move(result);
     // Rows must be the shorter side. A square problem in column order is solved as its transpose where it
     // lies, except when it is small: there ties are broken as SciPy breaks them, which depends on the
     // orientation.

@@ -162,7 +162,8 @@ def linear_sum_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False) ->
     >>> int(cost[row_ind, col_ind].sum())
     5
     """
-    return _core.assign(_as_cost(cost_matrix), bool(maximize))
+    found = _core.assign_directly(cost_matrix, maximize)
+    return _core.assign(_as_cost(cost_matrix), bool(maximize)) if found is None else found
 
 
 def solve_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False, *, method: Method = "auto") -> Assignment:

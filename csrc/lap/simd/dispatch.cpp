@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "lap/simd/kernels.hpp"
+#include "lap/simd/small_kernel.hpp"
 
 namespace rebasin_fast::simd {
 
@@ -11,6 +12,7 @@ namespace rebasin_fast::simd {
     template <class T>                 \
     const Kernels<T>& table();         \
     FindKey find_key();                \
+    SolveSmall solve_small_kernel();   \
     }
 REBASIN_FAST_DECLARE_ISA(baseline)
 #ifdef REBASIN_FAST_X86_KERNELS
@@ -77,6 +79,15 @@ FindKey find_key() {
     if (isa == Isa::avx2) return avx2::find_key();
 #endif
     return baseline::find_key();
+}
+
+SolveSmall solve_small_kernel() {
+#ifdef REBASIN_FAST_X86_KERNELS
+    const Isa isa = active().load(std::memory_order_relaxed);
+    if (isa == Isa::avx512) return avx512::solve_small_kernel();
+    if (isa == Isa::avx2) return avx2::solve_small_kernel();
+#endif
+    return baseline::solve_small_kernel();
 }
 
 const char* active_isa() {

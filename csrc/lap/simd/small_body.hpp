@@ -1,0 +1,338 @@
+// The one body of the solver for small problems, included after kernels_body.hpp by one translation unit per
+// instruction set, under the same rules: nothing of the standard library, the same bits from all of them.
+//
+// Successive shortest augmenting paths (Crouse 2016), equal to SciPy's solver bit for bit: the same sums in
+// the same order, and the same column among equally near ones. SciPy visits columns through a list that
+// starts in descending order and is kept dense by moving its last entry into the gap; a free column beats an
+// assigned one, the last visited wins among free ones, the first visited among assigned ones. That list is
+// needed only when several columns tie, and is made only then; otherwise columns are relaxed in natural
+// order.
+#include "lap/simd/small_kernel.hpp"
+
+namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE {
+namespace {
+
+constexpr std::int64_t kWord = 64;  // columns per word of a column set
+constexpr std::int64_t kWords = kSmallCols / kWord;
+
+struct ColumnSet {
+    std::uint64_t word[kWords];
+};
+
+// a < b ? a : b; the masked form for the reason given at gather().
+inline D lesser(D a, D b) {
+#if defined(__AVX512F__) && REBASIN_FAST_SIMD_LANES == 8
+    return (D)_mm512_maskz_min_pd(0xff, (__m512d)a, (__m512d)b);
+#elif defined(__AVX2__) && REBASIN_FAST_SIMD_LANES == 4
+    return (D)_mm256_min_pd((__m256d)a, (__m256d)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+
+// The smallest lane, in every lane.
+inline D smallest_everywhere(D x) {
+#if REBASIN_FAST_SIMD_LANES == 8
+    x = lesser(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
+    x = lesser(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
+    return lesser(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6));
+#elif REBASIN_FAST_SIMD_LANES == 4
+    x = lesser(x, __builtin_shufflevector(x, x, 2, 3, 0, 1));
+    return lesser(x, __builtin_shufflevector(x, x, 1, 0, 3, 2));
+#else
+    return lesser(x, __builtin_shufflevector(x, x, 1, 0));
+#endif
+}
+
+// From L - 1 - l on, L numbers of which only number l is not zero.
+struct NanInTheMiddle {
+    double value[2 * L - 1];
+    constexpr NanInTheMiddle() : value{} { value[L - 1] = __builtin_nan(""); }
+};
+
+// One bit per lane where a == b.
+inline unsigned bits_where_equal(D a, D b) {
+#if defined(__AVX512F__) && REBASIN_FAST_SIMD_LANES == 8
+    return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ);
+#else
+    return bits(a == b);
+#endif
+}
+
+// One row of n >= L adjacent elements: the last vector overlaps the one before it.
+template <class T>
+inline void convert_row(const T* row, D sign, std::int64_t n, double* out) {
+    using V = typename VectorOf<T>::type;
+    const auto convert = [&](std::int64_t j) {
+        store(out + j, __builtin_convertvector(load<V>(row + j), D) * sign);
+    };
+    for (std::int64_t j = 0; j + L <= n; j += L) convert(j);
+    convert(n - L);
+}
+
+template <class T>
+void convert(const SmallProblem& problem, SmallWork* work) {
+    const T* data = static_cast<const T*>(problem.data);
+    const double sign = problem.maximize ? -1.0 : 1.0;
+    for (std::int64_t i = 0; i < problem.rows; ++i) {
+        const T* row = data + i * problem.row_stride;
+        double* out = work->cost + i * work->stride;
+        store(out + work->stride - L, splat(kInf));
+        if (problem.col_stride == 1 && problem.cols >= L)
+            convert_row(row, splat(sign), problem.cols, out);
+        else
+            for (std::int64_t j = 0; j < problem.cols; ++j)
+                out[j] = static_cast<double>(row[j * problem.col_stride]) * sign;
+    }
+}
+
+SmallOutcome check_entries(const SmallProblem& problem, const SmallWork& work) {
+    I64 invalid{};
+    D largest{};
+    for (std::int64_t k = 0; k < problem.rows * work.stride; k += L) {
+        const D c = load<D>(work.cost + k);
+        invalid |= ~(c > -kInf);
+        const D magnitude = c < 0 ? -c : c;
+        largest = (magnitude > largest) & (magnitude < kInf) ? magnitude : largest;
+    }
+    if (any(invalid)) return SmallOutcome::invalid_entry;
+    return any(largest > problem.limit) ? SmallOutcome::beyond_limit : SmallOutcome::optimal;
+}
+
+template <class T>
+SmallOutcome read(const SmallProblem& problem, SmallWork* work) {
+    convert<T>(problem, work);
+    constexpr bool real = static_cast<T>(0.5) != 0;
+    if constexpr (real || sizeof(T) == 8) return check_entries(problem, *work);
+    return SmallOutcome::optimal;
+}
+
+SmallOutcome read_entries(const SmallProblem& problem, SmallWork* work) {
+    switch (problem.type) {
+        case ElementType::f32:
+            return read<float>(problem, work);
+        case ElementType::i8:
+            return read<std::int8_t>(problem, work);
+        case ElementType::u8:
+            return read<std::uint8_t>(problem, work);
+        case ElementType::i16:
+            return read<std::int16_t>(problem, work);
+        case ElementType::u16:
+            return read<std::uint16_t>(problem, work);
+        case ElementType::i32:
+            return read<std::int32_t>(problem, work);
+        case ElementType::u32:
+            return read<std::uint32_t>(problem, work);
+        case ElementType::i64:
+            return read<std::int64_t>(problem, work);
+        case ElementType::u64:
+            return read<std::uint64_t>(problem, work);
+        case ElementType::f64:
+            break;
+    }
+    return read<double>(problem, work);
+}
+
+class SmallSolver {
+  public:
+    SmallSolver(const SmallProblem& problem, SmallWork* work)
+        : w_(*work), rows_(problem.rows), cols_(problem.cols), width_(work->stride) {}
+
+    SmallOutcome solve() {
+        start();
+        for (std::int64_t row = 0; row < rows_; ++row)
+            if (!augment(row)) return SmallOutcome::infeasible;
+        return SmallOutcome::optimal;
+    }
+
+  private:
+    void start() {
+        w_.row_scans = 0;
+        for (std::int64_t j = 0; j < cols_; ++j)
+            w_.position[j] = w_.remaining[j] = static_cast<std::uint8_t>(cols_ - 1 - j);
+        for (std::int64_t j = 0; j < width_; j += L) store(w_.v + j, D{});
+        for (std::int64_t k = 0; k < kWords; ++k) {
+            const std::int64_t here = cols_ - k * kWord;
+            w_.free_columns[k] = here >= kWord ? ~std::uint64_t{0}
+                                 : here <= 0   ? 0
+                                               : (std::uint64_t{1} << here) - 1;
+        }
+    }
+
+    // Gives `row` a column; false when no path reaches a free one.
+    bool augment(std::int64_t row) {
+        count_ = 0;
+        restore_list();
+        D least = first_lengths(row);
+        for (;;) {
+            ++w_.row_scans;
+            if (!(least[0] < kInf)) return false;
+            const Nearest nearest = find(least);
+            if (nearest.is_free) {
+                update_duals(row, least[0]);
+                flip(row, nearest.column);
+                return true;
+            }
+            if (count_ == 0)
+                for (std::int64_t j = 0; j < width_; j += L) store(w_.pred + j, I64{} + row);
+            least = relax(close(nearest.column, least[0]), least);
+        }
+    }
+
+    // The lengths of the paths straight from a row whose dual is still 0.
+    D first_lengths(std::int64_t row) {
+        const double* cost = w_.cost + row * width_;
+        D best = splat(kInf);
+        for (std::int64_t j = 0; j < width_; j += L) {
+            const D x = (D{} + load<D>(cost + j)) - load<D>(w_.v + j);
+            store(w_.key + j, x);
+            best = lesser(x, best);
+        }
+        return smallest_everywhere(best);
+    }
+
+    // Extends the paths of length `base` through row i. A scanned column has length NaN, which nothing is
+    // less than, and which is less than nothing.
+    D relax(std::int64_t i, D base) {
+        const double* cost = w_.cost + i * width_;
+        const D u = splat(w_.u[i]);
+        const I64 me = I64{} + i;
+        D best = splat(kInf);
+        for (std::int64_t j = 0; j < width_; j += L) {
+            const D x = base + load<D>(cost + j) - u - load<D>(w_.v + j);
+            const D old = load<D>(w_.key + j);
+            const I64 lower = x < old;
+            const D now = lower ? x : old;
+            store(w_.key + j, now);
+            store(w_.pred + j, lower ? me : load<I64>(w_.pred + j));
+            best = lesser(now, best);
+        }
+        return smallest_everywhere(best);
+    }
+
+    // Marks a column scanned and returns its row. A whole vector is written, by an addition rather than under
+    // a mask: a vector load soon after a store of anything less would wait for it.
+    std::int64_t close(std::int64_t column, double length) {
+        static constexpr NanInTheMiddle unit{};
+        w_.scanned[count_] = column;
+        w_.length[count_++] = length;
+        const std::int64_t lane = column % L;
+        double* key = w_.key + (column - lane);
+        store(key, load<D>(key) + load<D>(unit.value + L - 1 - lane));
+        return w_.row_of_col[column];
+    }
+
+    struct Nearest {
+        std::int64_t column;
+        bool is_free;
+    };
+
+    // One bit per column whose path has that length, of the columns from `first` on, at most a word of them.
+    std::uint64_t columns_at(D length, std::int64_t first) const {
+        std::uint64_t hits = 0;
+        const std::int64_t end = width_ < first + kWord ? width_ : first + kWord;
+        for (std::int64_t j = first; j < end; j += L)
+            hits |= static_cast<std::uint64_t>(bits_where_equal(load<D>(w_.key + j), length)) << (j - first);
+        return hits;
+    }
+
+    // A free column if there is one. In the common case there is one column, and no set is made.
+    Nearest find(D least) {
+        if (width_ > kWord) return find_among_many(least);
+        const std::uint64_t equal = columns_at(least, 0);
+        const std::uint64_t free = equal & w_.free_columns[0];
+        const std::uint64_t best = free != 0 ? free : equal;
+        const bool tied = (best & (best - 1)) != 0;
+        return {tied ? choose({{best}}, free != 0) : __builtin_ctzll(best), free != 0};
+    }
+
+    Nearest find_among_many(D least) {
+        ColumnSet equal{}, free{};
+        std::uint64_t some_free = 0;
+        for (std::int64_t k = 0; k * kWord < width_; ++k) {
+            equal.word[k] = columns_at(least, k * kWord);
+            free.word[k] = equal.word[k] & w_.free_columns[k];
+            some_free |= free.word[k];
+        }
+        return {choose(some_free != 0 ? free : equal, some_free != 0), some_free != 0};
+    }
+
+    // The column of a set that SciPy visits last, if `last`, else first.
+    std::int64_t choose(const ColumnSet& set, bool last) {
+        std::int64_t lowest = -1, highest = -1;
+        for (std::int64_t k = 0; k * kWord < width_; ++k) {
+            if (set.word[k] == 0) continue;
+            highest = k * kWord + kWord - 1 - __builtin_clzll(set.word[k]);
+            if (lowest < 0) lowest = k * kWord + __builtin_ctzll(set.word[k]);
+        }
+        if (lowest == highest || count_ == 0) return last ? lowest : highest;
+        bring_list_up_to_date();
+        std::int64_t chosen = lowest;
+        for (std::int64_t k = lowest / kWord; k * kWord < width_; ++k)
+            for (std::uint64_t left = set.word[k]; left != 0; left &= left - 1) {
+                const std::int64_t j = k * kWord + __builtin_ctzll(left);
+                if ((w_.position[j] > w_.position[chosen]) == last) chosen = j;
+            }
+        return chosen;
+    }
+
+    void bring_list_up_to_date() {
+        for (; listed_ < count_; ++listed_) {
+            const std::uint8_t gap = w_.position[w_.scanned[listed_]];
+            const std::uint8_t moved = w_.remaining[cols_ - 1 - listed_];
+            w_.remaining[gap] = moved;
+            w_.position[moved] = gap;
+            w_.gap[listed_] = gap;
+            w_.moved[listed_] = moved;
+        }
+    }
+
+    // The list as it is at the start of every search.
+    void restore_list() {
+        for (std::int64_t k = 0; k < listed_; ++k) {
+            w_.remaining[w_.gap[k]] = static_cast<std::uint8_t>(cols_ - 1 - w_.gap[k]);
+            w_.position[w_.moved[k]] = static_cast<std::uint8_t>(cols_ - 1 - w_.moved[k]);
+        }
+        listed_ = 0;
+    }
+
+    void update_duals(std::int64_t row, double least) {
+        w_.u[row] = least;
+        for (std::int64_t k = 0; k < count_; ++k) {
+            const std::int64_t j = w_.scanned[k];
+            const double change = least - w_.length[k];
+            w_.u[w_.row_of_col[j]] += change;
+            w_.v[j] -= change;
+        }
+    }
+
+    void flip(std::int64_t row, std::int64_t sink) {
+        w_.free_columns[sink / kWord] &= ~(std::uint64_t{1} << (sink % kWord));
+        for (std::int64_t j = sink, i = -1; i != row;) {
+            i = count_ == 0 ? row : w_.pred[j];
+            const std::int64_t next = w_.col_of_row[i];
+            w_.row_of_col[j] = i;
+            w_.col_of_row[i] = j;
+            j = next;
+        }
+    }
+
+    SmallWork& w_;
+    const std::int64_t rows_, cols_, width_;
+    std::int64_t count_ = 0;   // columns scanned by the current search
+    std::int64_t listed_ = 0;  // those of them taken out of `remaining` so far
+};
+
+SmallOutcome solve_small_in(const SmallProblem& problem, SmallWork* work) {
+    work->stride = (problem.cols + L - 1) / L * L;
+    const SmallOutcome readable = read_entries(problem, work);
+    return readable == SmallOutcome::optimal ? SmallSolver(problem, work).solve() : readable;
+}
+
+}  // namespace
+
+SolveSmall solve_small_kernel() {
+    return &solve_small_in;
+}
+
+}  // namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE

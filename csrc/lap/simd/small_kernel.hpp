@@ -1,0 +1,48 @@
+// The whole of a small problem as one kernel: what its caller hands over, and the memory it works in.
+#pragma once
+
+#include <cstdint>
+
+#include "lap/matrix_view.hpp"
+
+namespace rebasin_fast::simd {
+
+inline constexpr std::int64_t kSmallRows = 128;
+inline constexpr std::int64_t kSmallCols = 256;
+
+struct SmallProblem {
+    const void* data;
+    ElementType type;
+    std::int64_t rows, cols;  // rows <= cols, within the bounds above
+    std::int64_t row_stride, col_stride;
+    bool maximize;
+    double limit;  // a finite entry beyond it in magnitude is not for this solver
+};
+
+enum class SmallOutcome : int { optimal, infeasible, invalid_entry, beyond_limit };
+
+// Lives as long as its thread; a problem touches only the part it needs.
+struct alignas(64) SmallWork {
+    double v[kSmallCols];
+    double key[kSmallCols];         // shortest path lengths; NaN on scanned columns
+    std::int64_t pred[kSmallCols];  // the row through which a column was reached
+    double u[kSmallRows];
+    std::int64_t col_of_row[kSmallRows];
+    std::int64_t row_of_col[kSmallCols];
+    std::uint64_t free_columns[kSmallCols / 64];
+    std::int64_t scanned[kSmallRows];  // columns of the current search, in order, and their path lengths
+    double length[kSmallRows];
+    std::uint8_t remaining[kSmallCols];  // the list SciPy visits, and where each column stands in it
+    std::uint8_t position[kSmallCols];
+    std::uint8_t gap[kSmallRows];  // what taking out the scanned columns changed in the two
+    std::uint8_t moved[kSmallRows];
+    std::int64_t stride;  // of `cost`
+    std::int64_t row_scans;
+    alignas(64) double cost[kSmallRows * kSmallCols];  // signed, rows filled up with infinity
+};
+
+using SolveSmall = SmallOutcome (*)(const SmallProblem&, SmallWork*);
+
+SolveSmall solve_small_kernel();
+
+}  // namespace rebasin_fast::simd
