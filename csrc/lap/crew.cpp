@@ -1,5 +1,7 @@
 #include "lap/crew.hpp"
 
+#include <chrono>
+
 namespace rebasin_fast {
 namespace {
 
@@ -8,6 +10,8 @@ namespace {
 constexpr int kHelperSpins = 100;
 constexpr int kCallerSpins = 400;
 constexpr int kYields = 4;
+
+constexpr std::chrono::milliseconds kWaitingPeriod{10};
 
 constexpr std::uint32_t kEnd = 1;
 constexpr std::uint32_t kCall = 2;
@@ -45,7 +49,7 @@ Crew::~Crew() {
     for (std::thread& helper : helpers_) helper.join();
 }
 
-void Crew::share(const Loop& loop) {
+void Crew::share(const Loop& loop, const std::function<void()>& while_waiting) {
     loop_ = loop;
     error_ = nullptr;
     failed_.store(false, std::memory_order_relaxed);
@@ -56,7 +60,7 @@ void Crew::share(const Loop& loop) {
         calls_.notify_all();
     else
         start_helpers();
-    wait_for_helpers(loop.count - work(0));
+    wait_for_helpers(loop.count - work(0), while_waiting);
     if (error_) std::rethrow_exception(error_);
 }
 
@@ -76,12 +80,17 @@ void Crew::help(int worker) {
         if (!spin_until(kHelperSpins, [&] { return calls_.load() != seen; })) calls_.wait(seen);
         seen = calls_.load();
         if (seen & kEnd) return;
-        if (const std::int64_t done = work(worker); done > 0) {
-            done_by_helpers_.fetch_add(done, std::memory_order_release);
-            reports_.fetch_add(1);
-            reports_.notify_one();
-        }
+        if (const std::int64_t done = work(worker); done > 0) report(done);
     }
+}
+
+void Crew::report(std::int64_t tasks) {
+    done_by_helpers_.fetch_add(tasks, std::memory_order_release);
+    // A caller that found too few done is asleep once the lock is to be had.
+    {
+        const std::lock_guard lock(reporting_);
+    }
+    reported_.notify_one();
 }
 
 // Takes tasks until none is left; returns how many. The exchange that takes a task synchronises with the
@@ -107,13 +116,18 @@ void Crew::run(int worker, std::int64_t k) noexcept {
 }
 
 // `tasks` are with the helpers. All others have been done: who holds one is at work on it now.
-void Crew::wait_for_helpers(std::int64_t tasks) {
+void Crew::wait_for_helpers(std::int64_t tasks, const std::function<void()>& while_waiting) {
     const auto done = [&] { return done_by_helpers_.load(std::memory_order_acquire) == tasks; };
     if (spin_until(kCallerSpins, done)) return;
-    for (;;) {
-        const std::uint32_t seen = reports_.load();
-        if (done()) return;
-        reports_.wait(seen);
+    std::unique_lock lock(reporting_);
+    if (!while_waiting) {
+        reported_.wait(lock, done);
+        return;
+    }
+    while (!reported_.wait_for(lock, kWaitingPeriod, done)) {
+        lock.unlock();
+        while_waiting();
+        lock.lock();
     }
 }
 

@@ -6,9 +6,12 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -30,8 +33,11 @@ class Crew {
     // [0, size()) tells scratch apart, 0 is the calling thread. Returns when all are done. After an exception
     // no further task is begun, and the first one is rethrown here. Sharing a loop costs a few microseconds:
     // give it tasks that are worth it. One loop at a time: a body may use another crew, not this one.
+    //
+    // `while_waiting`, which must not throw, is called every few milliseconds while the calling thread has
+    // nothing left to do but to wait for the helpers.
     template <class Body>
-    void for_each(std::int64_t count, Body&& body) {
+    void for_each(std::int64_t count, Body&& body, const std::function<void()>& while_waiting = nullptr) {
         if (size_ == 1 || count <= 1) {
             for (std::int64_t k = 0; k < count; ++k) body(0, k);
             return;
@@ -40,7 +46,8 @@ class Crew {
         share({count, const_cast<void*>(static_cast<const void*>(std::addressof(body))),
                [](void* callable, int worker, std::int64_t k) {
                    (*static_cast<Callable*>(callable))(worker, k);
-               }});
+               }},
+              while_waiting);
     }
 
   private:
@@ -50,12 +57,13 @@ class Crew {
         void (*run)(void* body, int worker, std::int64_t k) = nullptr;
     };
 
-    void share(const Loop& loop);
+    void share(const Loop& loop, const std::function<void()>& while_waiting);
     void start_helpers();
     void help(int worker);
     std::int64_t work(int worker);
     void run(int worker, std::int64_t k) noexcept;
-    void wait_for_helpers(std::int64_t tasks);
+    void report(std::int64_t tasks);
+    void wait_for_helpers(std::int64_t tasks, const std::function<void()>& while_waiting);
 
     const int size_;
     std::vector<std::thread> helpers_;
@@ -69,7 +77,8 @@ class Crew {
     alignas(64) std::atomic<std::int64_t> left_{0};  // tasks not yet dealt; <= 0 when no loop is open
     std::atomic<bool> failed_{false};
     alignas(64) std::atomic<std::int64_t> done_by_helpers_{0};
-    std::atomic<std::uint32_t> reports_{0};  // moves after done_by_helpers_: what the caller sleeps on
+    std::mutex reporting_;  // held after done_by_helpers_ has grown, so that no sleeping caller misses it
+    std::condition_variable reported_;
     alignas(64) std::atomic<std::uint32_t> calls_{0};  // moves by 2 with every loop, odd at the end: what
                                                        // helpers sleep on
 };

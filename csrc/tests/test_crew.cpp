@@ -160,6 +160,24 @@ TEST_CASE(nested, "a body may use a crew of its own") {
     for (std::int64_t k = 0; k < 12; ++k) CHECK(sums[static_cast<std::size_t>(k)] == 20 * 3 * (45 + 10 * k));
 }
 
+TEST_CASE(waiting, "a caller that waits is heard of, and its question can end the wait") {
+    Crew crew(2);
+    for (int loop = 0; loop < 5; ++loop) {
+        std::atomic<bool> helper_began{false}, give_up{false};
+        int asked = 0;
+        const auto body = [&](int worker, std::int64_t) {
+            if (worker == 0) {
+                while (!helper_began.load()) std::this_thread::yield();
+            } else {
+                helper_began.store(true);
+                while (!give_up.load()) std::this_thread::yield();
+            }
+        };
+        crew.for_each(2, body, [&] { give_up.store(++asked == 3); });
+        CHECK(asked >= 3);
+    }
+}
+
 TEST_CASE(side_by_side, "crews of different threads know nothing of each other") {
     std::atomic<int> right{0};
     std::vector<std::thread> callers;
