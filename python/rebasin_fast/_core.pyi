@@ -13,6 +13,9 @@ def assign_directly(
     cost: object, maximize: object, /
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None: ...
 def solve(cost: npt.NDArray[Any], maximize: bool, method: str) -> dict[str, Any]: ...
+def solve_batch(
+    costs: npt.NDArray[Any] | list[npt.NDArray[Any]], maximize: bool, with_duals: bool, threads: int
+) -> dict[str, npt.NDArray[np.int64]]: ...
 def prove(
     cost: npt.NDArray[Any],
     maximize: bool,
