@@ -55,12 +55,11 @@ def loop_of(name: str) -> SolveBatch:
 def lapx_batch(name: str, threads: int) -> SolveBatch:
     import lap
 
-    function = getattr(lap, f"{name}_batch")
-    extra = {"prefer_float32": True} if name == "lapjvs" else {}
+    function = partial(getattr(lap, f"{name}_batch"), return_cost=False, n_threads=threads)
 
     def solve(costs: Costs) -> Answers:
-        settings = {key: costs.dtype == np.float32 for key in extra}
-        rows, cols = function(costs, return_cost=False, n_threads=threads, **settings)
+        precision = {"prefer_float32": costs.dtype == np.float32} if name == "lapjvs" else {}
+        rows, cols = function(costs, **precision)
         return list(zip(rows, cols, strict=True))
 
     return solve
@@ -74,7 +73,7 @@ def solvers(threads: list[int]) -> dict[str, tuple[str, Callable[[], SolveBatch]
     found["rebasin_fast loop"] = (peers.OURS, our_loop)
     for name in ("scipy", "lap", "lapx.lapjvs", "lapx.lapjvr", "lapjv"):
         found[f"{name} loop"] = (peers.SOLVERS[name].package, partial(loop_of, name))
-    for name in ("lapjvx", "lapjvs"):
+    for name in ("lapjvx", "lapjvs", "lapjvr"):
         for count in threads:
             found[f"lapx {name}_batch, {count} threads"] = ("lapx", partial(lapx_batch, name, count))
     return found

@@ -168,9 +168,7 @@ def _stacked(stack: npt.NDArray[Any], maximize: bool, found: dict[str, npt.NDArr
     )
 
 
-def _ragged(
-    matrices: list[npt.NDArray[Any]], maximize: bool, found: dict[str, npt.NDArray[Any]]
-) -> AssignmentBatch:
+def _ragged(matrices: list[npt.NDArray[Any]], maximize: bool, found: dict[str, npt.NDArray[Any]]) -> AssignmentBatch:
     pairs = [min(matrix.shape) for matrix in matrices]
     duals = [_dual_dtype(matrix) for matrix in matrices]
 
