@@ -26,7 +26,8 @@ from checking import objective, why_invalid
 
 Costs = npt.NDArray[Any]
 Answers = list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
-SolveBatch = Callable[[Costs], Answers]
+SolveBatch = Callable[[Costs], Any]
+"""Returns what the solver returns; `pairs` makes pairs of index arrays of it, outside the timing."""
 
 _RELATIVE = {"float32": 1e-6, "float64": 1e-12}
 
@@ -34,11 +35,7 @@ _RELATIVE = {"float32": 1e-6, "float64": 1e-12}
 def ours(threads: int) -> SolveBatch:
     from rebasin_fast import solve_assignment_batch
 
-    def solve(costs: Costs) -> Answers:
-        answer = solve_assignment_batch(costs, threads=threads)
-        return list(zip(answer.row_ind, answer.col_ind, strict=True))
-
-    return solve
+    return lambda costs: solve_assignment_batch(costs, threads=threads)
 
 
 def our_loop() -> SolveBatch:
@@ -57,12 +54,19 @@ def lapx_batch(name: str, threads: int) -> SolveBatch:
 
     function = partial(getattr(lap, f"{name}_batch"), return_cost=False, n_threads=threads)
 
-    def solve(costs: Costs) -> Answers:
+    def solve(costs: Costs) -> Any:
         precision = {"prefer_float32": costs.dtype == np.float32} if name == "lapjvs" else {}
-        rows, cols = function(costs, **precision)
-        return list(zip(rows, cols, strict=True))
+        return function(costs, **precision)
 
     return solve
+
+
+def pairs(answer: Any) -> Answers:
+    """Return (row_ind, col_ind) of every problem, from a loop's list or a batch call's rows and columns."""
+    if isinstance(answer, list):
+        return answer
+    rows, cols = answer if isinstance(answer, tuple) else (answer.row_ind, answer.col_ind)
+    return list(zip(rows, cols, strict=True))
 
 
 def solvers(threads: list[int]) -> dict[str, tuple[str, Callable[[], SolveBatch]]]:
@@ -84,7 +88,7 @@ def serve(package: str, load: Callable[[], SolveBatch], peers_dir: Path, costs: 
     try:
         peers.use_peer_folder(package, peers_dir)
         solve = load()
-        pipe.send(solve(costs))
+        pipe.send(pairs(solve(costs)))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
         return
@@ -130,8 +134,8 @@ def measure(costs: Costs, threads: list[int], peers_dir: Path, rounds: int) -> N
         for name, taken in samples.items():
             pipes[name].send(True)
             taken.append(pipes[name].recv())
-    for pipe in pipes.values():
-        pipe.close()
+    for name in samples:
+        pipes[name].send(False)
     for process in processes:
         process.join()
     report(samples)
