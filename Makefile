@@ -9,7 +9,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inc'
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: test test-core test-neon fuzz test-python test-wheel demo bench lint format wheel clean
+.PHONY: test test-core test-asan test-tsan test-neon fuzz test-python test-wheel demo bench lint format wheel clean
 
 test: test-core test-python
 
@@ -33,15 +33,20 @@ format: $(VENV)/.installed-lint
 test-python: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST)
 
-# The core and its C++ tests, without Python, under the address and undefined-behaviour sanitizers.
-test-core: $(VENV)/.build-tools
-	cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DREBASIN_FAST_PYTHON=OFF \
-	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_SANITIZE=address,undefined --log-level=WARNING
-	cmake --build build/sanitize -- --quiet
-	ctest --test-dir build/sanitize --output-on-failure
+# The core and its C++ tests, without Python, once under the address and undefined-behaviour sanitizers and once under
+# the thread sanitizer, which excludes the others.
+test-core: test-asan test-tsan
+
+test-asan: SANITIZE := address,undefined
+test-tsan: SANITIZE := thread
+test-asan test-tsan: $(VENV)/.build-tools
+	cmake -S . -B build/$@ -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DREBASIN_FAST_PYTHON=OFF \
+	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_SANITIZE=$(SANITIZE) --log-level=WARNING
+	cmake --build build/$@ -- --quiet
+	ctest --test-dir build/$@ --output-on-failure
 
 # Searches for inputs that break the solver's contract; needs Clang. What it finds lies in build/fuzz/found and is had
-# again, under any compiler, with build/sanitize/fuzz_replay FILE.
+# again, under any compiler, with build/test-asan/fuzz_replay FILE.
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.build-tools
 	cmake -S . -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ \

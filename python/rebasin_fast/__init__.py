@@ -3,6 +3,7 @@
 from rebasin_fast import cuda
 from rebasin_fast._version import __version__
 from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
+from rebasin_fast.batch import AssignmentBatch, solve_assignment_batch
 from rebasin_fast.evaluate import BarrierResult, Evaluation, barrier, evaluate
 from rebasin_fast.interpolate import interpolate
 from rebasin_fast.lap import (
@@ -38,9 +39,11 @@ __all__ = [  # in the order of the data flow
     "count_symmetries",
     "linear_sum_assignment",
     "solve_assignment",
+    "solve_assignment_batch",
     "verify_assignment",
     "Assignment",
     "AssignmentStats",
+    "AssignmentBatch",
     "Verification",
     "scipy_patched",
     "Permutation",

@@ -20,6 +20,9 @@ def solve(
     max_gap: float,
     duals: npt.NDArray[np.float64] | None,
 ) -> dict[str, Any]: ...
+def solve_batch(
+    costs: npt.NDArray[Any] | list[npt.NDArray[Any]], maximize: bool, with_duals: bool, threads: int
+) -> dict[str, npt.NDArray[np.int64]]: ...
 def prove(
     cost: npt.NDArray[Any],
     maximize: bool,
