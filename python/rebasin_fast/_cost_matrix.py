@@ -31,7 +31,7 @@ def as_cost(cost_matrix: Any) -> npt.NDArray[Any]:
         array = array.astype(dtype.newbyteorder("="))
     if array.ndim != 2:
         raise ValueError(f"expected a matrix (2-D array), got a {array.ndim} array")
-    return _addressable(array)
+    return addressable(array)
 
 
 def as_duals(name: str, given: Any, length: int) -> Duals:
@@ -47,7 +47,7 @@ def as_duals(name: str, given: Any, length: int) -> Duals:
     return duals
 
 
-def _addressable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def addressable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Copy what cannot be addressed by whole elements: unaligned data, fields of structured arrays."""
     whole = all(stride % array.itemsize == 0 for stride in array.strides)
     return array if array.flags.aligned and whole else np.array(array, order="C")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rebasin_fast import _core
 from rebasin_fast._arrays import IndexArray, as_numpy_cost
-from rebasin_fast.lap import Duals, _addressable, _as_cost
+from rebasin_fast._cost_matrix import Duals, addressable, as_cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def _as_threads(threads: int | None) -> int:
 
 def _as_problem(b: int, cost: npt.ArrayLike) -> npt.NDArray[Any]:
     try:
-        return _as_cost(cost)
+        return as_cost(cost)
     except (TypeError, ValueError, OverflowError) as error:
         kind = next(kind for kind in (TypeError, ValueError, OverflowError) if isinstance(error, kind))
         raise kind(f"costs[{b}]: {error}") from None
@@ -136,11 +136,11 @@ def _as_problem(b: int, cost: npt.ArrayLike) -> npt.NDArray[Any]:
 def _as_stack(costs: Any) -> npt.NDArray[Any]:
     array = as_numpy_cost(costs)
     # What becomes of a dtype, or that it is refused, is decided where single matrices are read.
-    readable = _as_cost(np.empty((0, 0), array.dtype)).dtype
+    readable = as_cost(np.empty((0, 0), array.dtype)).dtype
     array = array.view(readable) if array.dtype.kind == "b" else array.astype(readable, copy=False)
     if array.ndim != 3:
         raise ValueError(f"costs has shape {array.shape}; expected (B, n, m), or a list of matrices")
-    return _addressable(array)
+    return addressable(array)
 
 
 def _cost_dtype(costs: npt.NDArray[Any]) -> type[np.generic]:
