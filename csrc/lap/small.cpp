@@ -81,7 +81,8 @@ std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAn
     }
     write_matching(problem, *work, turned, answer);
     if (answer->row_duals != nullptr) write_duals(problem, *work, turned, answer);
-    answer->augmentations = problem.rows;
+    answer->method = problem.rows <= simd::kScipyRows ? Method::shortest_path : Method::dense;
+    answer->augmentations = work->augmentations;
     answer->row_scans = problem.rows + work->row_scans + (answer->row_duals != nullptr ? problem.rows : 0);
     return Status::optimal;
 }

@@ -10,6 +10,9 @@ namespace rebasin_fast::simd {
 inline constexpr std::int64_t kSmallRows = 128;
 inline constexpr std::int64_t kSmallCols = 256;
 
+// Up to this many rows the answer is SciPy's own among equal ones. Beyond, another start is faster.
+inline constexpr std::int64_t kScipyRows = 48;
+
 struct SmallProblem {
     const void* data;
     ElementType type;
@@ -38,6 +41,7 @@ struct alignas(64) SmallWork {
     std::uint8_t moved[kSmallRows];
     std::int64_t stride;  // of `cost`
     std::int64_t row_scans;
+    std::int64_t augmentations;
     alignas(64) double cost[kSmallRows * kSmallCols];  // signed, rows filled up with infinity
 };
 
