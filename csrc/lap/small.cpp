@@ -69,7 +69,7 @@ std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAn
                                      view.row_stride, view.cols == 1 ? 1 : view.col_stride,
                                      maximize,        largest_safe_magnitude(view.type, view.rows)};
     simd::SmallWork* work = work_of_this_thread();
-    switch (simd::solve_small_kernel()(problem, work)) {
+    switch (simd::solve_small_kernel(problem.cols)(problem, work)) {
         case simd::SmallOutcome::infeasible:
             return Status::infeasible;
         case simd::SmallOutcome::invalid_entry:

@@ -336,10 +336,9 @@ class SmallSolver {
         for (std::int64_t j = 0; j < width_; j += L) {
             const D x = base + load<D>(cost + j) - u - load<D>(w_.v + j);
             const D old = load<D>(w_.key + j);
-            const I64 lower = x < old;
-            const D now = lower ? x : old;
+            const D now = lesser(x, old);
             store(w_.key + j, now);
-            store(w_.pred + j, lower ? me : load<I64>(w_.pred + j));
+            store(w_.pred + j, x < old ? me : load<I64>(w_.pred + j));
             best = lesser(now, best);
         }
         return smallest_everywhere(best);

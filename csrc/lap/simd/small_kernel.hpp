@@ -47,6 +47,7 @@ struct alignas(64) SmallWork {
 
 using SolveSmall = SmallOutcome (*)(const SmallProblem&, SmallWork*);
 
-SolveSmall solve_small_kernel();
+// The one for problems of that many columns.
+SolveSmall solve_small_kernel(std::int64_t cols);
 
 }  // namespace rebasin_fast::simd
