@@ -175,6 +175,7 @@ class SmallSolver {
         w_.free_columns[column / kWord] &= ~(std::uint64_t{1} << (column % kWord));
         w_.col_of_row[row] = column;
         w_.row_of_col[column] = row;
+        w_.offset_of_col[column] = row * width_;
     }
 
     // Jonker and Volgenant's start. Rectangular problems start from zero prices: a column left unmatched must
@@ -310,7 +311,8 @@ class SmallSolver {
             }
             if (count_ == 0)
                 for (std::int64_t j = 0; j < width_; j += L) store(w_.pred + j, I64{} + row);
-            least = relax(close(nearest.column, least[0]), least);
+            close(nearest.column, least[0]);
+            least = relax(nearest.column, least);
         }
     }
 
@@ -326,10 +328,11 @@ class SmallSolver {
         return smallest_everywhere(best);
     }
 
-    // Extends the paths of length `base` through row i. A scanned column has length NaN, which nothing is
-    // less than, and which is less than nothing.
-    D relax(std::int64_t i, D base) {
-        const double* cost = w_.cost + i * width_;
+    // Extends the path of length `base` that ends in `column` through its row. A scanned column has length
+    // NaN, which nothing is less than, and which is less than nothing.
+    D relax(std::int64_t column, D base) {
+        const double* cost = w_.cost + w_.offset_of_col[column];
+        const std::int64_t i = w_.row_of_col[column];
         const D u = splat(w_.u[i]);
         const I64 me = I64{} + i;
         D best = splat(kInf);
@@ -344,16 +347,15 @@ class SmallSolver {
         return smallest_everywhere(best);
     }
 
-    // Marks a column scanned and returns its row. A whole vector is written, by an addition rather than under
+    // Marks a column scanned. A whole vector is written, by an addition rather than under
     // a mask: a vector load soon after a store of anything less would wait for it.
-    std::int64_t close(std::int64_t column, double length) {
+    void close(std::int64_t column, double length) {
         static constexpr InOneLane nan(__builtin_nan(""));
         w_.scanned[count_] = column;
         w_.length[count_++] = length;
         const std::int64_t lane = column % L;
         double* key = w_.key + (column - lane);
         store(key, load<D>(key) + nan(lane));
-        return w_.row_of_col[column];
     }
 
     struct Nearest {
@@ -370,14 +372,16 @@ class SmallSolver {
         return hits;
     }
 
+    static bool several(std::uint64_t set) { return (set & (set - 1)) != 0; }
+
     // A free column if there is one. In the common case there is one column, and no set is made.
     Nearest find(D least) {
         if (width_ > kWord) return find_among_many(least);
         const std::uint64_t equal = columns_at(least, 0);
         const std::uint64_t free = equal & w_.free_columns[0];
-        const std::uint64_t best = free != 0 ? free : equal;
-        const bool tied = (best & (best - 1)) != 0;
-        return {tied ? choose({{best}}, free != 0) : __builtin_ctzll(best), free != 0};
+        // Branches, which are foreseen, rather than a selection, which the next row would have to wait for.
+        if (free != 0) return {several(free) ? choose({{free}}, true) : __builtin_ctzll(free), true};
+        return {several(equal) ? choose({{equal}}, false) : __builtin_ctzll(equal), false};
     }
 
     Nearest find_among_many(D least) {

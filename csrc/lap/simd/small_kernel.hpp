@@ -32,6 +32,7 @@ struct alignas(64) SmallWork {
     double u[kSmallRows];
     std::int64_t col_of_row[kSmallRows];
     std::int64_t row_of_col[kSmallCols];
+    std::int64_t offset_of_col[kSmallCols];  // where the cost of that row starts
     std::uint64_t free_columns[kSmallCols / 64];
     std::int64_t scanned[kSmallRows];  // columns of the current search, in order, and their path lengths
     double length[kSmallRows];
