@@ -194,7 +194,7 @@ def test_stats_tell_what_ran():
     rng = np.random.default_rng(0)
     large = rng.random((200, 200))
     assert solve_assignment(rng.random((5, 5))).stats.method == "shortest_path"
-    assert solve_assignment(rng.random((100, 100))).stats.method == "shortest_path"
+    assert solve_assignment(rng.random((100, 100))).stats.method == "dense"
     assert solve_assignment(rng.random((140, 140))).stats.method == "dense"
     assert solve_assignment(large).stats.method == "jv"
     assert solve_assignment(np.round(large)).stats.method == "dense"  # mostly ties

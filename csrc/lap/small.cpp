@@ -69,7 +69,7 @@ std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAn
                                      view.row_stride, view.cols == 1 ? 1 : view.col_stride,
                                      maximize,        largest_safe_magnitude(view.type, view.rows)};
     simd::SmallWork* work = work_of_this_thread();
-    switch (simd::solve_small_kernel()(problem, work)) {
+    switch (simd::solve_small_kernel(problem.cols)(problem, work)) {
         case simd::SmallOutcome::infeasible:
             return Status::infeasible;
         case simd::SmallOutcome::invalid_entry:
@@ -81,7 +81,8 @@ std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAn
     }
     write_matching(problem, *work, turned, answer);
     if (answer->row_duals != nullptr) write_duals(problem, *work, turned, answer);
-    answer->augmentations = problem.rows;
+    answer->method = problem.rows <= simd::kScipyRows ? Method::shortest_path : Method::dense;
+    answer->augmentations = work->augmentations;
     answer->row_scans = problem.rows + work->row_scans + (answer->row_duals != nullptr ? problem.rows : 0);
     return Status::optimal;
 }

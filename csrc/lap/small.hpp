@@ -1,5 +1,6 @@
 // Problems so small that what surrounds the algorithm costs as much as the algorithm: no allocation, one pass
-// to read the matrix, then one SIMD kernel. Answers are SciPy's own, ties included.
+// to read the matrix, then one SIMD kernel. Up to 48 rows (after turning, so that rows are the shorter side)
+// answers are SciPy's own, ties included.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@ struct SmallAnswer {
     double* row_duals = nullptr;  // (rows,)
     double* col_duals = nullptr;  // (cols,)
     double gap = 0.0;             // with duals: as in Result
+    Method method = Method::automatic;
     std::int64_t row_scans = 0;
     std::int64_t augmentations = 0;
 };

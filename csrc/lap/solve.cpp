@@ -220,7 +220,7 @@ std::optional<Result> solve_as_small(const MatrixView& cost, const Options& opti
     if (!status) return std::nullopt;
     result.status = *status;
     result.gap = answer.gap;
-    result.stats.method = Method::shortest_path;
+    result.stats.method = answer.method;
     result.stats.row_scans = answer.row_scans;
     result.stats.augmentations = answer.augmentations;
     return result;

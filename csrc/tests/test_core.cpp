@@ -173,6 +173,25 @@ TEST_CASE(element_types, "every element type, shape and instruction set is prove
     });
 }
 
+TEST_CASE(small, "small problems with ties get the cells of the plain solver, whatever the instruction set") {
+    Random random(8);
+    on_every_isa([&](const std::string& isa) {
+        for (int trial = 0; trial < 200; ++trial) {
+            const auto n = static_cast<std::int64_t>(1 + random() % 48);
+            const auto m = trial % 2 ? n : static_cast<std::int64_t>(1 + random() % 256);
+            auto c = filled<double>(n, m, [&] { return random() % 5 ? double(random() % 6) : kInf; });
+            for (const MatrixView& view : {c.view(), c.backwards(), c.view().transposed()}) {
+                const Result got = solve(view, {false, true, Method::automatic});
+                const Result want = solve(view, {false, true, Method::shortest_path});
+                CHECK_WITH(got.status == want.status, isa);
+                if (want.status != Status::optimal) continue;
+                CHECK_WITH(got.col_ind == want.col_ind && got.row_ind == want.row_ind, isa);
+                CHECK_WITH(got.duals.col == want.duals.col && got.duals.row == want.duals.row, isa);
+            }
+        }
+    });
+}
+
 TEST_CASE(forbidden, "forbidden cells are avoided, and found infeasible when they cannot be") {
     Random random(3);
     for (int trial = 0; trial < 30; ++trial) {

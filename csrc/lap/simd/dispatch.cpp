@@ -128,7 +128,14 @@ FindKey find_key() {
     REBASIN_FAST_RETURN_ACTIVE(find_key());
 }
 
-SolveSmall solve_small_kernel() {
+SolveSmall solve_small_kernel(std::int64_t cols) {
+#ifdef REBASIN_FAST_X86_KERNELS
+    // Where two vectors hold a row, latency decides, and shorter vectors have less of it.
+    if (cols <= 16 && active().load(std::memory_order_relaxed) == Isa::avx512)
+        return avx2::solve_small_kernel();
+#else
+    (void)cols;
+#endif
     REBASIN_FAST_RETURN_ACTIVE(solve_small_kernel());
 }
 

@@ -1,12 +1,13 @@
 // The one body of the solver for small problems, included after kernels_body.hpp by one translation unit per
 // instruction set, under the same rules: nothing of the standard library, the same bits from all of them.
 //
-// Successive shortest augmenting paths (Crouse 2016), equal to SciPy's solver bit for bit: the same sums in
-// the same order, and the same column among equally near ones. SciPy visits columns through a list that
-// starts in descending order and is kept dense by moving its last entry into the gap; a free column beats an
-// assigned one, the last visited wins among free ones, the first visited among assigned ones. That list is
-// needed only when several columns tie, and is made only then; otherwise columns are relaxed in natural
-// order.
+// Successive shortest augmenting paths (Crouse 2016); up to kScipyRows rows equal to SciPy's solver bit for
+// bit, beyond that after Jonker and Volgenant's column and row reduction, which leaves few rows to search
+// for. Equal to SciPy means: the same sums in the same order, and the same column among equally near ones.
+// SciPy visits columns through a list that starts in descending order and is kept dense by moving its last
+// entry into the gap; a free column beats an assigned one, the last visited wins among free ones, the first
+// visited among assigned ones. That list is needed only when several columns tie, and is made only then;
+// otherwise columns are relaxed in natural order.
 #include "lap/simd/small_kernel.hpp"
 
 namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE {
@@ -44,10 +45,12 @@ inline D smallest_everywhere(D x) {
 #endif
 }
 
-// From L - 1 - l on, L numbers of which only number l is not zero.
-struct NanInTheMiddle {
+// One number among zeros, so placed that it can be loaded into any lane.
+struct InOneLane {
     double value[2 * L - 1];
-    constexpr NanInTheMiddle() : value{} { value[L - 1] = __builtin_nan(""); }
+    constexpr explicit InOneLane(double x) : value{} { value[L - 1] = x; }
+
+    D operator()(std::int64_t lane) const { return load<D>(value + L - 1 - lane); }
 };
 
 // One bit per lane where a == b.
@@ -140,14 +143,19 @@ class SmallSolver {
 
     SmallOutcome solve() {
         start();
-        for (std::int64_t row = 0; row < rows_; ++row)
+        if (rows_ > kScipyRows && !reduce()) return SmallOutcome::infeasible;
+        for (std::int64_t row = 0; row < rows_; ++row) {
+            if (w_.col_of_row[row] >= 0) continue;
+            ++w_.augmentations;
             if (!augment(row)) return SmallOutcome::infeasible;
+        }
         return SmallOutcome::optimal;
     }
 
   private:
     void start() {
-        w_.row_scans = 0;
+        w_.row_scans = w_.augmentations = 0;
+        for (std::int64_t i = 0; i < rows_; ++i) w_.col_of_row[i] = -1;
         for (std::int64_t j = 0; j < cols_; ++j)
             w_.position[j] = w_.remaining[j] = static_cast<std::uint8_t>(cols_ - 1 - j);
         for (std::int64_t j = 0; j < width_; j += L) store(w_.v + j, D{});
@@ -157,6 +165,134 @@ class SmallSolver {
                                  : here <= 0   ? 0
                                                : (std::uint64_t{1} << here) - 1;
         }
+    }
+
+    bool is_free(std::int64_t column) const {
+        return w_.free_columns[column / kWord] >> (column % kWord) & 1;
+    }
+
+    void assign(std::int64_t row, std::int64_t column) {
+        w_.free_columns[column / kWord] &= ~(std::uint64_t{1} << (column % kWord));
+        w_.col_of_row[row] = column;
+        w_.row_of_col[column] = row;
+        w_.offset_of_col[column] = row * width_;
+    }
+
+    // Jonker and Volgenant's start. Rectangular problems start from zero prices: a column left unmatched must
+    // end with price 0. False when a column of a square problem is all forbidden.
+    bool reduce() {
+        if (rows_ == cols_ && !reduce_columns()) return false;
+        std::int64_t left = 0;
+        for (std::int64_t i = 0; i < rows_; ++i)
+            if (w_.col_of_row[i] < 0) w_.scanned[left++] = i;
+        for (int round = 0; round < kReductionRounds && left > 0; ++round) left = reduce_rows(left);
+        for (std::int64_t i = 0; i < rows_; ++i) {
+            const std::int64_t j = w_.col_of_row[i];
+            if (j >= 0) w_.u[i] = w_.cost[i * width_ + j] - w_.v[j];
+        }
+        return true;
+    }
+
+    // v_j = min_i c_ij; each row takes the lowest column whose minimum it is the first to hold.
+    bool reduce_columns() {
+        for (std::int64_t j = 0; j < width_; j += L) {
+            D best = load<D>(w_.cost + j);
+            I64 argmin{};
+            for (std::int64_t i = 1; i < rows_; ++i) {
+                const D c = load<D>(w_.cost + i * width_ + j);
+                argmin = c < best ? I64{} + i : argmin;
+                best = lesser(c, best);
+            }
+            store(w_.v + j, best);
+            store(w_.pred + j, argmin);
+        }
+        w_.row_scans += rows_;
+        for (std::int64_t j = 0; j < cols_; ++j) {
+            if (!(w_.v[j] < kInf)) return false;
+            if (w_.col_of_row[w_.pred[j]] < 0) assign(w_.pred[j], j);
+        }
+        for (std::int64_t j = cols_; j < width_; ++j) w_.v[j] = 0.0;
+        return true;
+    }
+
+    struct Bid {
+        bool placed;
+        std::int64_t displaced;  // the row that had the column, or -1
+    };
+
+    // One round of bidding over the first `count` rows of `scanned`; a displaced row goes on at once. Leaves
+    // there the rows still free, and returns their number. The budget ends chains of ever smaller falls.
+    std::int64_t reduce_rows(std::int64_t count) {
+        std::int64_t left = 0;
+        std::int64_t budget = kReductionBudget * rows_;
+        for (std::int64_t k = 0; k < count;) {
+            const std::int64_t i = w_.scanned[k++];
+            const Bid made = budget-- > 0 ? bid(i) : Bid{false, -1};
+            if (!made.placed)
+                w_.scanned[left++] = i;
+            else if (made.displaced >= 0)
+                w_.scanned[--k] = made.displaced;
+        }
+        return left;
+    }
+
+    // A row takes its best column, whose price falls until the second best is as good. Among equals it takes
+    // a free one; it displaces nobody without making the price fall.
+    Bid bid(std::int64_t i) {
+        static constexpr InOneLane one(1.0);
+        ++w_.row_scans;
+        const Two best = two_smallest_of(i);
+        if (!(best.first < kInf)) return {false, -1};
+        if (best.first == best.second) {
+            const std::int64_t j = free_column_at(i, best.first);
+            if (j >= 0) assign(i, j);
+            return {j >= 0, -1};
+        }
+        const std::int64_t j = best.column, lane = j % L;
+        const double fall = best.second < kInf ? best.second - best.first : 0.0;
+        const bool taken = !is_free(j);
+        if (taken && !(w_.v[j] - fall < w_.v[j])) return {false, -1};
+        double* v = w_.v + (j - lane);  // a whole vector, as in close()
+        store(v, load<D>(v) - one(lane) * fall);
+        const std::int64_t displaced = taken ? w_.row_of_col[j] : -1;
+        if (taken) w_.col_of_row[displaced] = -1;
+        assign(i, j);
+        return {true, displaced};
+    }
+
+    struct Two {
+        double first, second;
+        std::int64_t column;  // of `first`, if only one has it
+    };
+
+    Two two_smallest_of(std::int64_t i) const {
+        const double* cost = w_.cost + i * width_;
+        D first = splat(kInf), second = splat(kInf);
+        I64 index{}, here = lane_numbers();
+        for (std::int64_t j = 0; j < width_; j += L, here += L) {
+            const D x = load<D>(cost + j) - load<D>(w_.v + j);
+            index = x < first ? here : index;
+            second = lesser(x < first ? first : x, second);
+            first = lesser(x, first);
+        }
+        const D lowest = smallest_everywhere(first);
+        const unsigned lanes = bits_where_equal(first, lowest);
+        if ((lanes & (lanes - 1)) != 0) return {lowest[0], lowest[0], -1};
+        std::int64_t columns[L];
+        store(columns, index);
+        const D others = smallest_everywhere(first == lowest ? second : first);
+        return {lowest[0], others[0], columns[__builtin_ctz(lanes)]};
+    }
+
+    // The lowest free column where the row's reduced cost has this value, or -1.
+    std::int64_t free_column_at(std::int64_t i, double value) const {
+        const double* cost = w_.cost + i * width_;
+        for (std::int64_t j = 0; j < width_; j += L) {
+            const unsigned equal = bits_where_equal(load<D>(cost + j) - load<D>(w_.v + j), splat(value));
+            const unsigned hits = equal & static_cast<unsigned>(w_.free_columns[j / kWord] >> (j % kWord));
+            if (hits != 0) return j + __builtin_ctz(hits);
+        }
+        return -1;
     }
 
     // Gives `row` a column; false when no path reaches a free one.
@@ -175,7 +311,8 @@ class SmallSolver {
             }
             if (count_ == 0)
                 for (std::int64_t j = 0; j < width_; j += L) store(w_.pred + j, I64{} + row);
-            least = relax(close(nearest.column, least[0]), least);
+            close(nearest.column, least[0]);
+            least = relax(nearest.column, least);
         }
     }
 
@@ -191,35 +328,34 @@ class SmallSolver {
         return smallest_everywhere(best);
     }
 
-    // Extends the paths of length `base` through row i. A scanned column has length NaN, which nothing is
-    // less than, and which is less than nothing.
-    D relax(std::int64_t i, D base) {
-        const double* cost = w_.cost + i * width_;
+    // Extends the path of length `base` that ends in `column` through its row. A scanned column has length
+    // NaN, which nothing is less than, and which is less than nothing.
+    D relax(std::int64_t column, D base) {
+        const double* cost = w_.cost + w_.offset_of_col[column];
+        const std::int64_t i = w_.row_of_col[column];
         const D u = splat(w_.u[i]);
         const I64 me = I64{} + i;
         D best = splat(kInf);
         for (std::int64_t j = 0; j < width_; j += L) {
             const D x = base + load<D>(cost + j) - u - load<D>(w_.v + j);
             const D old = load<D>(w_.key + j);
-            const I64 lower = x < old;
-            const D now = lower ? x : old;
+            const D now = lesser(x, old);
             store(w_.key + j, now);
-            store(w_.pred + j, lower ? me : load<I64>(w_.pred + j));
+            store(w_.pred + j, x < old ? me : load<I64>(w_.pred + j));
             best = lesser(now, best);
         }
         return smallest_everywhere(best);
     }
 
-    // Marks a column scanned and returns its row. A whole vector is written, by an addition rather than under
+    // Marks a column scanned. A whole vector is written, by an addition rather than under
     // a mask: a vector load soon after a store of anything less would wait for it.
-    std::int64_t close(std::int64_t column, double length) {
-        static constexpr NanInTheMiddle unit{};
+    void close(std::int64_t column, double length) {
+        static constexpr InOneLane nan(__builtin_nan(""));
         w_.scanned[count_] = column;
         w_.length[count_++] = length;
         const std::int64_t lane = column % L;
         double* key = w_.key + (column - lane);
-        store(key, load<D>(key) + load<D>(unit.value + L - 1 - lane));
-        return w_.row_of_col[column];
+        store(key, load<D>(key) + nan(lane));
     }
 
     struct Nearest {
@@ -236,14 +372,16 @@ class SmallSolver {
         return hits;
     }
 
+    static bool several(std::uint64_t set) { return (set & (set - 1)) != 0; }
+
     // A free column if there is one. In the common case there is one column, and no set is made.
     Nearest find(D least) {
         if (width_ > kWord) return find_among_many(least);
         const std::uint64_t equal = columns_at(least, 0);
         const std::uint64_t free = equal & w_.free_columns[0];
-        const std::uint64_t best = free != 0 ? free : equal;
-        const bool tied = (best & (best - 1)) != 0;
-        return {tied ? choose({{best}}, free != 0) : __builtin_ctzll(best), free != 0};
+        // Branches, which are foreseen, rather than a selection, which the next row would have to wait for.
+        if (free != 0) return {several(free) ? choose({{free}}, true) : __builtin_ctzll(free), true};
+        return {several(equal) ? choose({{equal}}, false) : __builtin_ctzll(equal), false};
     }
 
     Nearest find_among_many(D least) {
@@ -307,15 +445,16 @@ class SmallSolver {
     }
 
     void flip(std::int64_t row, std::int64_t sink) {
-        w_.free_columns[sink / kWord] &= ~(std::uint64_t{1} << (sink % kWord));
         for (std::int64_t j = sink, i = -1; i != row;) {
             i = count_ == 0 ? row : w_.pred[j];
             const std::int64_t next = w_.col_of_row[i];
-            w_.row_of_col[j] = i;
-            w_.col_of_row[i] = j;
+            assign(i, j);
             j = next;
         }
     }
+
+    static constexpr int kReductionRounds = 2;
+    static constexpr std::int64_t kReductionBudget = 4;  // row scans per row and round
 
     SmallWork& w_;
     const std::int64_t rows_, cols_, width_;

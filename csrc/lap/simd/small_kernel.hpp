@@ -10,6 +10,9 @@ namespace rebasin_fast::simd {
 inline constexpr std::int64_t kSmallRows = 128;
 inline constexpr std::int64_t kSmallCols = 256;
 
+// Up to this many rows the answer is SciPy's own among equal ones. Beyond, another start is faster.
+inline constexpr std::int64_t kScipyRows = 48;
+
 struct SmallProblem {
     const void* data;
     ElementType type;
@@ -29,6 +32,7 @@ struct alignas(64) SmallWork {
     double u[kSmallRows];
     std::int64_t col_of_row[kSmallRows];
     std::int64_t row_of_col[kSmallCols];
+    std::int64_t offset_of_col[kSmallCols];  // where the cost of that row starts
     std::uint64_t free_columns[kSmallCols / 64];
     std::int64_t scanned[kSmallRows];  // columns of the current search, in order, and their path lengths
     double length[kSmallRows];
@@ -38,11 +42,13 @@ struct alignas(64) SmallWork {
     std::uint8_t moved[kSmallRows];
     std::int64_t stride;  // of `cost`
     std::int64_t row_scans;
+    std::int64_t augmentations;
     alignas(64) double cost[kSmallRows * kSmallCols];  // signed, rows filled up with infinity
 };
 
 using SolveSmall = SmallOutcome (*)(const SmallProblem&, SmallWork*);
 
-SolveSmall solve_small_kernel();
+// The one for problems of that many columns.
+SolveSmall solve_small_kernel(std::int64_t cols);
 
 }  // namespace rebasin_fast::simd
