@@ -69,6 +69,26 @@ class Bidding {
         return *middle / 4.0;
     }
 
+    // Whether most rows have a choice of `several` equally good columns. eps would tell them apart only to have it undone:
+    // among equals a search finds a free column at once.
+    bool full_of_ties(std::int64_t several) const {
+        const std::int32_t step = std::max(1, state_.n() / 64);
+        std::int64_t tied = 0, seen = 0;
+        for (std::int32_t i = 0; i < state_.n(); i += step, ++seen) {
+            const double best = lists_.two_smallest(i, prices_.v()).first;
+            const auto list = lists_.of(i);
+            std::int64_t equal = 0;
+            for (std::int32_t k = 0; k < list.size; ++k) equal += lists_.reduced(list, k, prices_.v()) == best;
+            tied += equal >= several;
+        }
+        return 2 * tied > seen;
+    }
+
+    void release_all() {
+        std::fill(matching_.col_of_row.begin(), matching_.col_of_row.end(), -1);
+        std::fill(matching_.row_of_col.begin(), matching_.row_of_col.end(), -1);
+    }
+
     // Frees the rows whose column is further than eps from their best at today's prices.
     void release_beyond(double eps) {
         for (std::int32_t i = 0; i < state_.n(); ++i) {

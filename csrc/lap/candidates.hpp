@@ -92,6 +92,11 @@ class Candidates {
         return true;
     }
 
+    // Lists nothing, for it is known that no c_ij - v_j is below `bound`: rows are read when they are needed.
+    void list_nothing(double bound) {
+        for (Slot& slot : slots_) slot.bound = bound;
+    }
+
     // Reads row i at today's prices and lists its cheapest columns.
     void read(std::int32_t i, const Prices<T>& prices) {
         RowReader<Source>& reader = scratch(0);

@@ -80,6 +80,9 @@ class Forest {
     // Grows the trees and updates the prices. False when the budget is spent, or on request.
     bool search(const std::vector<std::int32_t>& roots) {
         heap_.clear();
+        free_now_.clear();
+        now_.clear();
+        served_ = 0;
         settled_.clear();
         touched_.clear();
         sinks_.assign(roots.size(), -1);
@@ -111,7 +114,7 @@ class Forest {
     bool grow(std::size_t trees) {
         constexpr std::size_t patience = 64;
         std::size_t sinks = 0, settled_at_last_sink = 0;
-        while (!heap_.empty()) {
+        while (has_events()) {
             const Event event = pop();
             if (event.rank == kBound) {
                 if (sinks > 0) return true;  // the paths found may spare the read
@@ -176,15 +179,27 @@ class Forest {
         return found;
     }
 
+    // What is no further than the trees have grown need not be sorted in: first come, first served, so that all
+    // trees grow alike, but free columns at once.
     void push(const Event& event) {
-        heap_.push_back(event);
-        std::push_heap(heap_.begin(), heap_.end());
+        if (event.key <= reach_ && event.rank == kFree) {
+            free_now_.push_back(event);
+        } else if (event.key <= reach_ && event.rank == kColumn) {
+            now_.push_back(event);
+        } else {
+            heap_.push_back(event);
+            std::push_heap(heap_.begin(), heap_.end());
+        }
     }
 
+    bool has_events() const { return !heap_.empty() || !free_now_.empty() || served_ < now_.size(); }
+
     Event pop() {
-        std::pop_heap(heap_.begin(), heap_.end());
-        const Event event = heap_.back();
-        heap_.pop_back();
+        if (free_now_.empty() && served_ < now_.size()) return now_[served_++];
+        std::vector<Event>& from = free_now_.empty() ? heap_ : free_now_;
+        if (free_now_.empty()) std::pop_heap(heap_.begin(), heap_.end());
+        const Event event = from.back();
+        from.pop_back();
         return event;
     }
 
@@ -195,7 +210,8 @@ class Forest {
     std::int64_t reads_left_;
     double reach_ = 0.0;  // the trees have grown this far
 
-    std::vector<Event> heap_;
+    std::vector<Event> heap_, free_now_, now_;
+    std::size_t served_ = 0;  // of now_
     std::vector<Settled> settled_;
     std::vector<std::int32_t> touched_, sinks_;
     std::vector<double> open_;          // length of the shortest way known to a column; -inf once settled

@@ -3,9 +3,8 @@
 // Square problems: column minima (one pass) give prices, one more pass the lists; then a short row reduction
 // (bidding with eps = 0). If all but a few rows are matched, shortest augmenting paths do the rest. Else those
 // paths would be long, and eps-scaling comes first: bidding with eps from a quarter of the typical slack within
-// a list, divided by five from phase to phase, prices kept, and rows within eps of their best keep their
-// columns. Where the first eps is so small that bidding ends far from its goal (many rows after the same few
-// columns) it is raised and bidding goes on.
+// a list, divided by five from phase to phase, prices kept. Where the first eps is so small that bidding ends
+// far from its goal (many rows after the same few columns) it is raised and bidding goes on.
 // Rectangular problems start from zero prices and go without eps-scaling, for a column left unmatched must
 // end with price 0 (Bertsekas & Castanon 1992).
 //
@@ -42,7 +41,9 @@ constexpr double kManyLeft = 0.02;  // so many rows free after the first phase s
 constexpr int kRaises = 3;
 constexpr double kEpsRise = 32.0;
 constexpr std::int64_t kWarmEntries = 8;  // listed at first when nearly every row is expected to keep its column
+constexpr double kFewUnread = 0.01;  // share of rows still free for which it pays to make lists only on demand
 constexpr int kWarmPhases = 3;
+constexpr std::int64_t kSeveral = 4;  // equally good columns that count as a choice
 
 template <class Source>
 class ListSolver {
@@ -55,8 +56,8 @@ class ListSolver {
     // False when integer prices have grown too large for float64.
     bool run(const std::vector<T>& column_best, bool turned, simd::Extremes* seen, Stats* stats,
              Matching<double>* matching) {
-        const bool warm = state_.is_square() && start(column_best, turned);
-        matching->status = solve(warm, seen, stats);
+        if (state_.is_square()) start(column_best, turned);
+        matching->status = solve(column_best, seen, stats);
         stats->row_scans += state_.lists.row_scans();
         if (std::is_integral_v<T> && state_.prices.largest() >= 0x1p52) return false;
         if (matching->status == Status::optimal && options_.with_duals) row_duals(&matching->u);
@@ -67,35 +68,85 @@ class ListSolver {
     }
 
   private:
-    // Sets the first prices; true when they are the caller's.
-    bool start(const std::vector<T>& column_best, bool turned) {
+    enum class Start { zero, given, monge, minima };
+
+    void start(const std::vector<T>& column_best, bool turned) {
         std::vector<double> prices;
-        const bool warm = options_.col_duals != nullptr &&
-                          given_prices(source_, options_.col_duals, turned, &prices);
-        if (!warm && !MongeStart<Source>(source_).find(&prices) && !column_minima(source_, column_best, &prices))
-            return false;
+        if (options_.col_duals != nullptr && given_prices(source_, options_.col_duals, turned, &prices))
+            start_ = Start::given;
+        else if (MongeStart<Source>(source_).find(&prices))
+            start_ = Start::monge;
+        else if (column_minima(source_, column_best, &prices))
+            start_ = Start::minima;
+        if (start_ == Start::zero) return;
         for (std::int64_t j = 0; j < state_.m(); ++j) state_.prices.set(j, prices[j]);
-        return warm;
     }
 
-    Status solve(bool warm, simd::Extremes* seen, Stats* stats) {
-        const std::int64_t entries = warm ? kWarmEntries : state_.m();
-        if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt)) return Status::interrupted;
-        if (seen != nullptr && seen->invalid) return Status::invalid_entry;
-        const double eps = bidding_.typical_slack();
-        std::size_t left =
+    Status solve(const std::vector<T>& column_best, simd::Extremes* seen, Stats* stats) {
+        const bool matched = start_ == Start::minima && minima_decide(column_best);
+        if (matched) {
+            match_minima(column_best);
+            stats->row_scans += state_.n();
+            state_.lists.list_nothing(0.0);
+        }
+        const bool read = !matched || static_cast<double>(state_.matching.free_rows().size()) > kFewUnread * state_.n();
+        if (read) {
+            const std::int64_t entries = start_ == Start::given ? kWarmEntries : state_.m();
+            if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt)) return Status::interrupted;
+            if (seen != nullptr && seen->invalid) return Status::invalid_entry;
+        }
+        if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
+        const double eps = read ? bidding_.typical_slack() : 0.0;
+        const std::size_t left =
             bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBidsPerRow * state_.n()).size();
-        const bool few = static_cast<double>(left) <= kFewFree * state_.n();
-        const bool scaled = state_.is_square() && options_.method != Method::jv &&
-                            (!few || options_.method == Method::auction);
-        if (scaled) {
-            scale(eps, warm && static_cast<double>(left) <= kManyLeft * state_.n() ? kWarmPhases : kPhases);
+        if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
+            scale(eps > 0.0 ? eps : bidding_.typical_slack(),
+                  start_ == Start::given && static_cast<double>(left) <= kManyLeft * state_.n());
             if (options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return Status::optimal;
             bidding_.release_beyond(0.0);
-            bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBidsPerRow * state_.n());
         }
+        if (left > 0)
+            bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBidsPerRow * state_.n());
         if (state_.stopped) return Status::interrupted;
         return find_paths(stats);
+    }
+
+    bool worth_scaling(std::size_t left) {
+        if (options_.method == Method::auction) return true;
+        return static_cast<double>(left) > kFewFree * state_.n() && !ties_;
+    }
+
+    // Whether nearly every row of a sample holds a column minimum, as where a permutation is planted, or where
+    // there are few distinct costs: then most rows can be matched without making a list.
+    bool minima_decide(const std::vector<T>& column_best) {
+        constexpr std::int64_t samples = 64;
+        const std::vector<std::int32_t> all_free(column_best.size(), -1);
+        std::int64_t hold = 0, tied = 0;
+        for (std::int64_t k = 0; k < samples; ++k) {
+            const T* row = state_.lists.row(static_cast<std::int32_t>(k * source_.rows / samples));
+            std::int64_t count = 0;
+            for (std::int64_t j = -1; count < kSeveral; ++count) {
+                j = simd::kernels<T>().find_free_equal(row, column_best.data(), all_free.data(), j + 1, state_.m());
+                if (j < 0) break;
+            }
+            hold += count > 0;
+            tied += count == kSeveral;
+        }
+        ties_ = 2 * tied > samples;
+        constexpr double nearly_all = 0.9;
+        return static_cast<double>(hold) >= nearly_all * samples;
+    }
+
+    // Gives each row a free column whose minimum it holds, from its own place on: a constant matrix gives the
+    // identity.
+    void match_minima(const std::vector<T>& column_best) {
+        const auto find = simd::kernels<T>().find_free_equal;
+        for (std::int32_t i = 0; i < state_.n(); ++i) {
+            const T* row = state_.lists.row(i);
+            std::int64_t j = find(row, column_best.data(), state_.matching.row_of_col.data(), i, state_.m());
+            if (j < 0) j = find(row, column_best.data(), state_.matching.row_of_col.data(), 0, i);
+            if (j >= 0 && source_.at(i, j) < kForbidden) state_.matching.assign(i, j);
+        }
     }
 
     Status find_paths(Stats* stats) {
@@ -115,13 +166,18 @@ class ListSolver {
     // Integer costs are bid for in integers: every price is then an integer, and float64 holds it exactly.
     static double whole(double eps) { return std::is_integral_v<T> ? std::floor(eps) : eps; }
 
-    // eps-scaled bidding, the last `phases` of its phases; rows within eps of their best keep their columns.
-    void scale(double eps, int phases) {
+    // eps-scaled bidding. Where prices are nearly right, the last few phases do, in which rows within eps of their
+    // best keep their columns; else it is quicker to let all rows bid afresh than to find out which may keep.
+    void scale(double eps, bool nearly_right) {
+        const int phases = nearly_right ? kWarmPhases : kPhases;
         for (int k = kPhases; k > phases; --k) eps /= kEpsFall;
         if (std::is_integral_v<T> && eps > 0.0) eps = std::max(1.0, whole(eps));
         int raises = 0;
         for (int left = phases; left > 0 && eps > 0.0 && !state_.stopped;) {
-            bidding_.release_beyond(eps);
+            if (nearly_right)
+                bidding_.release_beyond(eps);
+            else
+                bidding_.release_all();
             const std::size_t still_free =
                 bidding_.bid_all(state_.matching.free_rows(), eps, kScalingBidsPerRow * state_.n()).size();
             if (still_free == 0 && options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return;
@@ -151,6 +207,8 @@ class ListSolver {
     const Source& source_;
     ListState<Source> state_;
     Bidding<Source> bidding_;
+    Start start_ = Start::zero;
+    bool ties_ = false;  // most rows have a choice of equally good columns
 };
 
 }  // namespace

@@ -23,7 +23,7 @@ constexpr std::int64_t kSmall = 48;
 constexpr double kExactDouble = 9007199254740992.0;
 
 // From this many rows on candidate lists pay for the pass that makes them.
-constexpr std::int64_t kListsFrom = 192;
+constexpr std::int64_t kListsFrom = 400;
 
 // Duals stay below largest + 4 n range in magnitude; when float64 holds all integers up to there, it is
 // exact.

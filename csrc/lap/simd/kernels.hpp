@@ -76,6 +76,10 @@ struct Kernels {
     void (*column_best)(const T* first, std::int64_t stride, std::int64_t rows, bool maximize, T* best,
                         std::int64_t n, Extremes* seen);
 
+    // Lowest j >= from with row[j] == best[j] and row_of_col[j] < 0, or -1. Nothing is padded.
+    std::int64_t (*find_free_equal)(const T* row, const T* best, const std::int32_t* row_of_col,
+                                    std::int64_t from, std::int64_t n);
+
     // The two smallest of c_j - v[j]. Padding of v must hold -inf.
     TwoSmallest (*reduced_min2)(const T* row, double sign, const double* v, std::int64_t n);
 

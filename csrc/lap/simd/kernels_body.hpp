@@ -173,6 +173,25 @@ void column_best(const T* first, std::int64_t stride, std::int64_t rows, bool ma
         column_best_as<false>(first, stride, rows, best, n, seen);
 }
 
+template <class T>
+std::int64_t find_free_equal(const T* row, const T* best, const std::int32_t* row_of_col, std::int64_t from,
+                             std::int64_t n) {
+    using V = typename Wide<T>::type;
+    constexpr std::int64_t lanes = Wide<T>::lanes;
+    std::int64_t j = from;
+    for (; j + lanes <= n; j += lanes) {
+        const auto equal = load<V>(row + j) == load<V>(best + j);
+        I64 words;
+        __builtin_memcpy(&words, &equal, sizeof(words));
+        if (!any(words != 0)) continue;
+        for (std::int64_t l = 0; l < lanes; ++l)
+            if (equal[l] && row_of_col[j + l] < 0) return j + l;
+    }
+    for (; j < n; ++j)
+        if (row[j] == best[j] && row_of_col[j] < 0) return j;
+    return -1;
+}
+
 // The two smallest of value(0) ... value(n - 1), taken L at a time; among equals the lowest index.
 template <class Value>
 inline TwoSmallest two_smallest(std::int64_t n, Value value) {
@@ -304,6 +323,7 @@ template <class T>
 const Kernels<T>& table() {
     static constexpr Kernels<T> kernels{&column_min<T>,
                                         &column_best<T>,
+                                        &find_free_equal<T>,
                                         &reduced_min2<T>,
                                         &listed_min2<T>,
                                         &listed_below<T>,
