@@ -40,7 +40,7 @@ constexpr double kEpsFall = 5.0;
 constexpr double kManyLeft = 0.02;  // so many rows free after the first phase say that its eps was too small
 constexpr int kRaises = 3;
 constexpr double kEpsRise = 32.0;
-constexpr std::int64_t kWarmEntries = 8;  // listed at first when nearly every row is expected to keep its column
+constexpr std::int64_t kShortList = 8;  // entries at first where rows are expected to have little competition
 constexpr double kFewUnread = 0.01;  // share of rows still free for which it pays to make lists only on demand
 constexpr int kWarmPhases = 3;
 constexpr std::int64_t kSeveral = 4;  // equally good columns that count as a choice
@@ -91,7 +91,8 @@ class ListSolver {
         }
         const bool read = !matched || static_cast<double>(state_.matching.free_rows().size()) > kFewUnread * state_.n();
         if (read) {
-            const std::int64_t entries = start_ == Start::given ? kWarmEntries : state_.m();
+            const bool short_lists = start_ == Start::given || !state_.is_square();
+            const std::int64_t entries = short_lists ? kShortList : state_.m();
             if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt)) return Status::interrupted;
             if (seen != nullptr && seen->invalid) return Status::invalid_entry;
         }

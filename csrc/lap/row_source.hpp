@@ -31,7 +31,7 @@ class DenseRows {
     // How many neighbouring rows are best read together.
     std::int64_t rows_together() const {
         if (view_.col_stride == 1) return 8;
-        constexpr std::int64_t bytes = std::int64_t{1} << 20, line = 64;
+        constexpr std::int64_t bytes = std::int64_t{2} << 20, line = 64;
         const auto in_line = line / static_cast<std::int64_t>(sizeof(T));
         const std::int64_t fit = bytes / (cols * static_cast<std::int64_t>(sizeof(T)));
         return std::clamp<std::int64_t>(fit / in_line * in_line, in_line, 4 * in_line);
@@ -56,20 +56,28 @@ class DenseRows {
         }
 
       private:
-        // Copies column block by column block, so that both sides stay in cache.
+        // Copies tile by tile. Lines that lie a power of two apart share a place in the cache: a tile is read
+        // line by line, turned in a buffer of its own, and written line by line.
         void gather(std::int64_t first, std::int64_t count) {
-            constexpr std::int64_t block = 64;
+            constexpr std::int64_t tile = 16;
             const std::int64_t cols = source_.cols;
+            const std::int64_t down = source_.view_.row_stride, across = source_.view_.col_stride;
             panel_.resize(static_cast<std::size_t>(count * cols));
             first_ = first;
             count_ = count;
             const T* data = source_.view_.row(first);
-            for (std::int64_t j0 = 0; j0 < cols; j0 += block) {
-                const std::int64_t j1 = std::min(j0 + block, cols);
-                for (std::int64_t i = 0; i < count; ++i)
-                    for (std::int64_t j = j0; j < j1; ++j)
-                        panel_[static_cast<std::size_t>(i * cols + j)] =
-                            data[i * source_.view_.row_stride + j * source_.view_.col_stride];
+            T turned[tile][tile];
+            for (std::int64_t j0 = 0; j0 < cols; j0 += tile) {
+                const std::int64_t width = std::min(tile, cols - j0);
+                for (std::int64_t i0 = 0; i0 < count; i0 += tile) {
+                    const std::int64_t height = std::min(tile, count - i0);
+                    for (std::int64_t j = 0; j < width; ++j) {
+                        const T* from = data + i0 * down + (j0 + j) * across;
+                        for (std::int64_t i = 0; i < height; ++i) turned[i][j] = from[i * down];
+                    }
+                    for (std::int64_t i = 0; i < height; ++i)
+                        std::copy_n(turned[i], width, panel_.data() + (i0 + i) * cols + j0);
+                }
             }
         }
 
