@@ -53,6 +53,16 @@ class Bidding {
         return left;
     }
 
+    // Gives rows their best columns as far as those are free, at today's prices.
+    void match_best() {
+        for (std::int32_t i = 0; i < state_.n(); ++i) {
+            const simd::TwoSmallest best = lists_.two_smallest(i, prices_.v());
+            if (best.index < 0) continue;
+            const std::int64_t j = lists_.of(i).columns[best.index];
+            if (matching_.row_of_col[j] < 0) matching_.assign(i, j);
+        }
+    }
+
     // A quarter of the median slack within a list: what separates a row's best column from those it does
     // without.
     double typical_slack() const {

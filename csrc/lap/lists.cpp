@@ -25,6 +25,7 @@
 #include "lap/list_state.hpp"
 #include "lap/oriented.hpp"
 #include "lap/start_prices.hpp"
+#include "lap/survey.hpp"
 
 namespace rebasin_fast {
 namespace {
@@ -42,6 +43,7 @@ constexpr int kRaises = 3;
 constexpr double kEpsRise = 32.0;
 constexpr std::int64_t kShortList = 8;  // entries at first where rows are expected to have little competition
 constexpr double kFewUnread = 0.01;  // share of rows still free for which it pays to make lists only on demand
+constexpr double kHopeless = 0.6;  // share of rows that the caller's duals leave without a column
 constexpr int kWarmPhases = 3;
 constexpr std::int64_t kSeveral = 4;  // equally good columns that count as a choice
 
@@ -53,11 +55,12 @@ class ListSolver {
     ListSolver(const Source& source, const Options& options, Crew* crew)
         : options_(options), source_(source), state_(source, crew, options.interrupt), bidding_(&state_) {}
 
-    // False when integer prices have grown too large for float64.
+    // False when the caller's duals led nowhere, or integer prices have grown too large for float64.
     bool run(const std::vector<T>& column_best, bool turned, simd::Extremes* seen, Stats* stats,
              Matching<double>* matching) {
         if (state_.is_square()) start(column_best, turned);
         matching->status = solve(column_best, seen, stats);
+        if (hopeless_) return false;
         stats->row_scans += state_.lists.row_scans();
         if (std::is_integral_v<T> && state_.prices.largest() >= 0x1p52) return false;
         if (matching->status == Status::optimal && options_.with_duals) row_duals(&matching->u);
@@ -76,7 +79,7 @@ class ListSolver {
             start_ = Start::given;
         else if (MongeStart<Source>(source_).find(&prices))
             start_ = Start::monge;
-        else if (column_minima(source_, column_best, &prices))
+        else if (!column_best.empty() && column_minima(source_, column_best, &prices))
             start_ = Start::minima;
         if (start_ == Start::zero) return;
         for (std::int64_t j = 0; j < state_.m(); ++j) state_.prices.set(j, prices[j]);
@@ -97,6 +100,11 @@ class ListSolver {
             if (seen != nullptr && seen->invalid) return Status::invalid_entry;
         }
         if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
+        if (start_ == Start::given) {
+            bidding_.match_best();
+            hopeless_ = static_cast<double>(state_.matching.free_rows().size()) > kHopeless * state_.n();
+            if (hopeless_) return Status::optimal;
+        }
         const double eps = read ? bidding_.typical_slack() : 0.0;
         const std::size_t left =
             bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBidsPerRow * state_.n()).size();
@@ -209,6 +217,7 @@ class ListSolver {
     ListState<Source> state_;
     Bidding<Source> bidding_;
     Start start_ = Start::zero;
+    bool hopeless_ = false;
     bool ties_ = false;  // most rows have a choice of equally good columns
 };
 
@@ -220,7 +229,10 @@ Matching<double> solve_lists(const Source& source, const Options& options, Crew*
                              simd::Extremes* seen, Stats* stats) {
     Matching<double> matching;
     if (ListSolver<Source>(source, options, crew).run(column_best, turned, seen, stats, &matching)) return matching;
-    return solve_dense(source, options, stats);
+    if (options.col_duals == nullptr) return solve_dense(source, options, stats);
+    Options cold = options;
+    cold.col_duals = nullptr;
+    return solve_lists(source, cold, crew, survey(source, options.maximize, crew).column_best, turned, seen, stats);
 }
 
 #define REBASIN_FAST_INSTANTIATE(T)                               \

@@ -12,6 +12,7 @@
 #include "lap/oriented.hpp"
 #include "lap/simd/kernels.hpp"
 #include "lap/small.hpp"
+#include "lap/survey.hpp"
 
 namespace rebasin_fast {
 namespace {
@@ -38,43 +39,6 @@ bool float64_may_round(const TypedView<T>& cost) {
     const double lo = static_cast<double>(low), hi = static_cast<double>(high);
     return std::max(std::abs(lo), std::abs(hi)) + 4.0 * static_cast<double>(cost.rows) * (hi - lo) >=
            kExactDouble;
-}
-
-// What one pass over the entries tells.
-template <class T>
-struct Survey {
-    simd::Extremes seen{};
-    std::vector<T> column_best;  // smallest element of every column, the largest when maximising
-};
-
-template <class T>
-Survey<T> survey(const DenseRows<T>& source, bool maximize, Crew* crew) {
-    struct Part {
-        Survey<T> found;
-        std::optional<typename DenseRows<T>::Reader> reader;
-    };
-    std::vector<Part> parts(static_cast<std::size_t>(crew->size()));
-    const std::int64_t together = source.rows_together();
-    crew->for_each((source.rows + together - 1) / together, [&](int worker, std::int64_t k) {
-        Part& part = parts[static_cast<std::size_t>(worker)];
-        if (!part.reader) part.reader.emplace(source);
-        const std::int64_t count = std::min(together, source.rows - k * together);
-        std::int64_t stride;
-        const T* first = part.reader->rows(k * together, count, &stride);
-        if (part.found.column_best.empty()) part.found.column_best.assign(first, first + source.cols);
-        simd::kernels<T>().column_best(first, stride, count, maximize, part.found.column_best.data(),
-                                       source.cols, &part.found.seen);
-    });
-    Survey<T> all;
-    for (const Part& part : parts) {
-        if (part.found.column_best.empty()) continue;
-        if (all.column_best.empty()) all.column_best = part.found.column_best;
-        simd::kernels<T>().column_best(part.found.column_best.data(), 0, 1, maximize, all.column_best.data(),
-                                       source.cols, &all.seen);
-        all.seen.invalid |= part.found.seen.invalid;
-        all.seen.largest_magnitude = std::max(all.seen.largest_magnitude, part.found.seen.largest_magnitude);
-    }
-    return all;
 }
 
 // A power of two that keeps sums of n costs finite. 1 unless costs come within a factor 8n of overflow.
@@ -184,7 +148,7 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
     const bool by_lists = stats.method == Method::jv || stats.method == Method::auction;
     Crew crew(options.threads);
     Survey<T> found;
-    const bool surveyed = !by_lists || cost.rows == cost.cols;
+    const bool surveyed = !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr);
     if (surveyed) found = survey(DenseRows<T>(cost, sign), options.maximize, &crew);
     for (double guard = 1.0;;) {
         if (found.seen.invalid) return with_status(Status::invalid_entry);
