@@ -8,6 +8,7 @@ import operator
 import os
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -72,7 +73,8 @@ class Assignment:
     row_ind, col_ind : ndarray of int64, shape (min(n, m),)
         The chosen cells, rows ascending.
     cost : float or int
-        Sum of the chosen cells; an exact int for integer and bool matrices.
+        Sum of the chosen cells; an exact int for integer and bool matrices. ``inf`` or ``-inf`` when the sum of
+        floats exceeds float64.
     row_duals, col_duals : ndarray of float64, shapes (n,) and (m,)
         int64 when the problem was solved in exact integers.
     gap : float
@@ -194,7 +196,8 @@ def solve_assignment(
         As `linear_sum_assignment`; for `threads` that are no integer, and `duals` or `max_gap` that are no real
         numbers.
     OverflowError
-        If exact integer duals do not fit int64.
+        If duals do not fit: those of exact integers int64, those of costs within a few powers of ten of overflow
+        float64. `linear_sum_assignment` solves both.
     KeyboardInterrupt
         On Ctrl-C, also in the middle of a large problem.
 
@@ -277,4 +280,16 @@ def _as_gap(max_gap: Any) -> float:
 
 def _total(cost: npt.NDArray[Any], rows: IndexArray, cols: IndexArray) -> float | int:
     cells = cost[rows, cols]
-    return math.fsum(cells) if cells.dtype.kind == "f" else sum(cells.tolist())
+    if cells.dtype.kind != "f":
+        return int(sum(cells.tolist()))
+    try:
+        return math.fsum(cells)
+    except OverflowError:  # maybe of a partial sum only
+        return _as_float(sum(map(Fraction, cells.tolist()), Fraction()))
+
+
+def _as_float(exact: Fraction) -> float:
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
