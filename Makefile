@@ -9,15 +9,36 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inc'
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: test test-core test-asan test-tsan test-neon fuzz test-python test-wheel demo bench lint format wheel clean
+.PHONY: test test-core test-asan test-tsan test-neon fuzz test-python test-wheel demo bench bench-large bench-all lint format wheel clean
 
 test: test-core test-python
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/rebasin-fast demo --out demo-output --force $(DEMO)
 
+# Tables on the terminal; JSON, Markdown and a figure in build/bench. BENCH holds further options.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python bench/compare.py --install $(BENCH)
+	@mkdir -p build/bench
+	$(BIN)/python bench/compare.py --install $(call outputs,quick) $(BENCH)
+
+# Takes hours, and some 20 GiB of memory at n = 16384. A solver over the limit is not asked about larger sizes.
+BENCH_LIMIT_SECONDS ?= 60
+BENCH_LIMIT_GIB ?= 12
+bench-large: $(VENV)/.installed-bench
+	@mkdir -p build/bench
+	$(BIN)/python bench/compare.py --install --suite large --limit-seconds $(BENCH_LIMIT_SECONDS) \
+	  --limit-gib $(BENCH_LIMIT_GIB) $(call outputs,large) $(BENCH)
+
+outputs = --json build/bench/$(1).json --markdown build/bench/$(1).md --plot build/bench/$(1).png
+
+# What the comparison does not show, a script and a make target each: bench-memory and so on.
+BENCH_SCRIPTS := small_calls batch warm_start threads memory
+bench-all: $(BENCH_SCRIPTS:%=bench-%)
+.PHONY: $(BENCH_SCRIPTS:%=bench-%)
+$(BENCH_SCRIPTS:%=bench-%): bench-%: $(VENV)/.installed-bench
+	@mkdir -p build/bench
+	$(BIN)/python bench/install_peers.py lap lapx lapjv
+	$(BIN)/python bench/$*.py --json build/bench/$*.json $(BENCH)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check

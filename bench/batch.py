@@ -1,7 +1,7 @@
 """Batches: ours against loops over the peers, and against lapx's own batch calls.
 
     python bench/batch.py
-    python bench/batch.py --cases 4096x32,256x256 --dtypes float32 --threads 1,2 --peers-dir .bench-peers
+    python bench/batch.py --cases 4096x32,256x256 --dtypes float32 --threads 1,2 --json OUT
 
 Every solver runs in a process of its own (lap and lapx share an import name), all are checked against SciPy's optimum
 before anything is timed, and samples are taken in rounds, so that a noisy minute hits all of them.
@@ -22,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 import peers
+from arguments import add_json, names, positive_int, positive_ints
 from checking import objective, why_invalid
+from environment import caption, environment, write_json
 
 Costs = npt.NDArray[Any]
 Answers = list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
@@ -75,7 +77,7 @@ def solvers(threads: list[int]) -> dict[str, tuple[str, Callable[[], SolveBatch]
     for count in threads:
         found[f"rebasin_fast batch, {count} threads"] = (peers.OURS, partial(ours, count))
     found["rebasin_fast loop"] = (peers.OURS, our_loop)
-    for name in ("scipy", "lap", "lapx.lapjvs", "lapx.lapjvr", "lapjv"):
+    for name in ("scipy", "lap", "lapx.lapjvs", "lapx.lapjvr", "lapx.lapjvh", "lapjv"):
         found[f"{name} loop"] = (peers.SOLVERS[name].package, partial(loop_of, name))
     for name in ("lapjvx", "lapjvs", "lapjvr"):
         for count in threads:
@@ -109,7 +111,8 @@ def why_wrong(costs: Costs, answers: Answers | str, best: list[float]) -> str | 
     return None
 
 
-def measure(costs: Costs, threads: list[int], peers_dir: Path, rounds: int) -> None:
+def measure(costs: Costs, threads: list[int], peers_dir: Path, rounds: int) -> dict[str, list[float]]:
+    """Return the samples of every solver whose answers are right, in seconds; say what is wrong with the others."""
     from scipy.optimize import linear_sum_assignment
 
     best = [objective(cost, *linear_sum_assignment(cost)) for cost in costs]
@@ -138,32 +141,45 @@ def measure(costs: Costs, threads: list[int], peers_dir: Path, rounds: int) -> N
         pipes[name].send(False)
     for process in processes:
         process.join()
-    report(samples)
+    return samples
 
 
 def report(samples: dict[str, list[float]]) -> None:
     medians = {name: statistics.median(taken) for name, taken in samples.items()}
-    loops = [name for name in medians if name.endswith("loop") and not name.startswith(peers.OURS)]
-    yardstick = medians[min(loops, key=medians.__getitem__)]
+    peer = min((name for name in medians if not name.startswith(peers.OURS)), key=medians.__getitem__, default=None)
     for name, seconds in sorted(medians.items(), key=lambda item: item[1]):
-        print(f"  {name:34s} {1e3 * seconds:9.2f} ms   best peer's loop / this {yardstick / seconds:6.2f}")
+        ratio = "" if peer is None else f"   best peer / this {medians[peer] / seconds:6.2f}"
+        print(f"  {name:34s} {1e3 * seconds:9.2f} ms{ratio}", flush=True)
 
 
-def main() -> None:
+def _cases(text: str) -> list[tuple[int, int]]:
+    pairs_of = [case.partition("x") for case in names(text)]
+    return [(positive_int(problems), positive_int(n)) for problems, _, n in pairs_of]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", default="4096x32,256x256", help="PROBLEMSxROWS, comma separated")
-    parser.add_argument("--dtypes", default="float32,float64")
-    parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", type=_cases, default="4096x32,256x256", help="PROBLEMSxROWS, comma separated")
+    parser.add_argument("--dtypes", type=names, default=["float32", "float64"], help="comma separated")
+    parser.add_argument("--threads", type=positive_ints, default=[1, 2], help="comma separated numbers of threads")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="samples, of which the median counts")
     parser.add_argument("--peers-dir", type=Path, default=peers.PEERS_DIR)
-    options = parser.parse_args()
-    threads = [int(count) for count in options.threads.split(",")]
-    for case in options.cases.split(","):
-        problems, n = (int(number) for number in case.split("x"))
-        for dtype in options.dtypes.split(","):
+    add_json(parser)
+    options = parser.parse_args(arguments)
+    packages = [package for package, _ in solvers(options.threads).values()]
+    about = environment(rounds=options.rounds, versions=peers.versions_in(options.peers_dir, packages))
+    rows = []
+    for problems, n in options.cases:
+        for dtype in options.dtypes:
             print(f"{problems} x ({n} x {n}), uniform {dtype}")
             costs = np.random.default_rng(0).random((problems, n, n), dtype=dtype)
-            measure(costs, threads, options.peers_dir, options.rounds)
+            samples = measure(costs, options.threads, options.peers_dir, options.rounds)
+            report(samples)
+            rows.append({"problems": problems, "n": n, "dtype": dtype, "samples": samples})
+            if options.json is not None:
+                write_json(options.json, {"environment": about, "rows": rows})
+    print(caption(about))
 
 
 if __name__ == "__main__":

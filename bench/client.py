@@ -56,13 +56,15 @@ class Worker:
         What the thread-count variables of the process's environment are set to.
     peers_dir : Path
         Where the peers' folders are.
+    limit_gib : float or None
+        Address space the process may have.
     """
 
-    def __init__(self, package: str, threads: int, peers_dir: Path) -> None:
+    def __init__(self, package: str, threads: int, peers_dir: Path, limit_gib: float | None = None) -> None:
         self.package = package
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `close`)
         self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), package, str(threads), str(peers_dir)],
+            [sys.executable, str(WORKER), package, str(threads), str(peers_dir), str(limit_gib or "")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

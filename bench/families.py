@@ -154,6 +154,8 @@ _ALL = (
     Family("machol-wien", machol_wien, "c_ij = i j: rank one, worst case", "Machol & Wien, Oper. Res. 24, 1976", True),
     Family("wide", uniform, "uniform, n rows and 2n columns", "Crouse, IEEE TAES 52(4), 2016", aspect=(1, 2)),
     Family("tall", uniform, "uniform, 2n rows and n columns", "Crouse, IEEE TAES 52(4), 2016", aspect=(2, 1)),
+    Family("wide4", uniform, "uniform, n rows and 4n columns", "this suite", aspect=(1, 4)),
+    Family("tall4", uniform, "uniform, 4n rows and n columns", "this suite", aspect=(4, 1)),
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}

@@ -53,12 +53,15 @@ class Settings:
         Seconds one solve may take.
     peers_dir : Path
         Where the peers' folders are.
+    limit_gib : float or None
+        Memory the process of one solver may have, so that none takes the machine's.
     """
 
     threads: int
     repeats: int
     limit: float
     peers_dir: Path
+    limit_gib: float | None = None
 
 
 @dataclass
@@ -103,7 +106,8 @@ class _Workers(ExitStack):
     def of(self, package: str) -> Worker:
         worker = self._running.get(package)
         if worker is None or not worker.alive:
-            worker = Worker(package, self._settings.threads, self._settings.peers_dir)
+            settings = self._settings
+            worker = Worker(package, settings.threads, settings.peers_dir, settings.limit_gib)
             self._running[package] = self.enter_context(worker)
             worker.ask("load", _PATIENCE, **self._load)
         return worker

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,3 +183,14 @@ def version_of(package: str) -> str:
         return importlib.metadata.version(_DISTRIBUTION.get(package, package))
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def versions_in(peers_dir: Path, packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of the peers that are installed, in their own folders or in this environment."""
+    found = {}
+    for package in dict.fromkeys(packages):
+        where = {"path": [str(peers_dir / package)]} if package in REQUIREMENTS else {}
+        for distribution in importlib.metadata.distributions(name=package, **where):
+            found.setdefault(package, distribution.version)
+    found.pop(OURS, None)
+    return found

@@ -7,22 +7,21 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from checking import Reference
-from measure import Outcome, Record
+from environment import caption
+from measure import Record
 from peers import OURS
-from report import packages_of, seconds_of, speed_up
+from report import packages_of, read, seconds_of, speed_up, versions_of
 
 # Okabe & Ito's palette, told apart by colour-blind readers too; ours is black and thick.
 _COLOURS = {
@@ -36,25 +35,14 @@ _COLOURS = {
 _COLUMNS = 5
 
 
-def read(path: Path) -> list[Record]:
-    """Return the records of a JSON file that compare.py wrote."""
-    return [_record(entry) for entry in json.loads(path.read_text())["records"]]
-
-
-def _record(entry: dict[str, Any]) -> Record:
-    reference = None if entry["reference"] is None else Reference(**entry["reference"])
-    outcomes = [Outcome(**outcome) for outcome in entry["outcomes"]]
-    return Record(**{**entry, "shape": tuple(entry["shape"]), "reference": reference, "outcomes": outcomes})
-
-
-def draw(records: Sequence[Record], path: Path) -> None:
-    """Write the figure; the file's suffix chooses the format."""
+def draw(records: Sequence[Record], path: Path, source: str = "") -> None:
+    """Write the figure, `source` at its foot; the file's suffix chooses the format."""
     families = list(dict.fromkeys(record.family for record in records))
     rows = math.ceil(len(families) / _COLUMNS)
     figure = Figure(figsize=(3.2 * _COLUMNS, 2.6 * rows + 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subfigures(2, 1, height_ratios=[2.6 * rows + 0.6, 3.6])
-    panels = above.subplots(rows, _COLUMNS, squeeze=False, sharex=True).ravel()
+    panels = above.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for axes, family in zip(panels, families, strict=False):
         draw_times(axes, [record for record in records if record.family == family])
     for axes in panels[len(families) :]:
@@ -64,6 +52,8 @@ def draw(records: Sequence[Record], path: Path) -> None:
     above.supxlabel("n", fontsize="medium")
     above.supylabel("seconds per solve", fontsize="medium")
     draw_speed_ups(below.subplots(), records)
+    if source:
+        figure.supxlabel(textwrap.fill(source, 200), fontsize="x-small", color="0.35")
     figure.savefig(path, dpi=150)
 
 
@@ -77,7 +67,7 @@ def draw_times(axes: Axes, records: Sequence[Record]) -> None:
     passes = [record.pass_seconds or math.nan for record in records]
     axes.plot(sizes, passes, ":", color="grey", label="one pass over the matrix")
     axes.set(xscale="log", yscale="log", title=records[0].family)
-    axes.set_xticks(sizes, [str(n) for n in sizes], minor=False)
+    axes.set_xticks(sizes, [str(n) for n in sizes], minor=False, fontsize="small")
     axes.minorticks_off()
     axes.grid(alpha=0.25)
 
@@ -110,7 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="JSON that compare.py wrote")
     parser.add_argument("figure", type=Path, help="file to write (.png, .svg, .pdf)")
     options = parser.parse_args(arguments)
-    draw(read(options.results), options.figure)
+    records, about = read(options.results)
+    draw(records, options.figure, caption(about, versions_of(records)))
     return 0
 
 

@@ -1,14 +1,39 @@
-"""From records to an aligned table in plain text."""
+"""From records to tables: aligned plain text, or Markdown for a README.
+
+Usage:
+    python bench/report.py results.json [more.json] [--markdown]
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from checking import Reference
+from environment import caption
 from measure import NOT_APPLICABLE, NOT_INSTALLED, OK, OVER_LIMIT, SKIPPED, WRONG, Outcome, Record
 from peers import OURS
 
 _WORD = {WRONG: "WRONG", OVER_LIMIT: "> limit", SKIPPED: "skip", NOT_APPLICABLE: "n/a", NOT_INSTALLED: "-"}
+
+
+def read(path: Path) -> tuple[list[Record], dict[str, Any]]:
+    """Return the records and the environment of a JSON file that compare.py wrote."""
+    content = json.loads(path.read_text())
+    return [_record(entry) for entry in content["records"]], content["environment"]
+
+
+def _record(entry: dict[str, Any]) -> Record:
+    reference = None if entry["reference"] is None else Reference(**entry["reference"])
+    outcomes = [Outcome(**outcome) for outcome in entry["outcomes"]]
+    return Record(**{**entry, "shape": tuple(entry["shape"]), "reference": reference, "outcomes": outcomes})
 
 
 def packages_of(records: Sequence[Record]) -> list[str]:
@@ -41,6 +66,24 @@ def speed_up(record: Record) -> float | None:
     return peer[1] / ours if ours and peer else None
 
 
+def passes(record: Record) -> float | None:
+    """Return our seconds / those of one pass over the matrix, or None where either is missing."""
+    ours = seconds_of(record, OURS)
+    return ours / record.pass_seconds if ours and record.pass_seconds else None
+
+
+def pass_speed(record: Record) -> float | None:
+    """Return the bytes per second of one pass over the matrix, or None."""
+    size = math.prod(record.shape) * np.dtype(record.dtype).itemsize
+    return size / record.pass_seconds if record.pass_seconds else None
+
+
+def versions_of(records: Sequence[Record]) -> dict[str, str]:
+    """Return the versions of the peers that ran."""
+    outcomes = [outcome for record in records for outcome in record.outcomes]
+    return {outcome.package: outcome.version for outcome in outcomes if outcome.package != OURS and outcome.version}
+
+
 def table(records: Sequence[Record]) -> str:
     """Return the comparison as text: times, then extra memory, then notes on everything that is not a time."""
     parts = [_times(records), _memory(records), _notes(records)]
@@ -51,26 +94,64 @@ def _times(records: Sequence[Record]) -> str:
     packages = packages_of(records)
     header = ["family", "n", *packages, "best peer", "speed-up", "passes"]
     rows = [_time_row(record, packages) for record in records]
-    ups = [up for record in records if (up := speed_up(record)) is not None]
     title = "Median ms per solve; speed-up: best peer / rebasin_fast; passes: rebasin_fast / one pass over the matrix"
-    text = title + "\n" + aligned([header, *rows])
+    return "\n".join([title, aligned([header, *rows]), *_summary(records)])
+
+
+def _summary(records: Sequence[Record]) -> list[str]:
+    lines = []
+    ups = [up for record in records if (up := speed_up(record)) is not None]
     if ups:
         mean = math.exp(sum(map(math.log, ups)) / len(ups))
-        text += f"\nspeed-up: geometric mean {mean:.2f}x, least {min(ups):.2f}x, most {max(ups):.2f}x"
-    return text
+        lines.append(f"speed-up: geometric mean {mean:.2f}x, least {min(ups):.2f}x, most {max(ups):.2f}x")
+    if records and (speed := pass_speed(max(records, key=lambda record: math.prod(record.shape)))) is not None:
+        lines.append(f"one pass: NumPy's minimum on one thread, {speed / 1e9:.1f} GB/s on the largest matrix")
+    return lines
+
+
+def markdown(records: Sequence[Record], about: Mapping[str, Any]) -> str:
+    """Return ours, best peer, ratio and passes as a Markdown table, and under it what it was measured on."""
+    header = ["costs", "rows x columns", "dtype", "ours, ms", "best peer, ms", "best peer", "ratio", "passes"]
+    lines = [header, ["---", *["---:"] * 4, "---", "---:", "---:"], *map(_markdown_row, records)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    foot = "; ".join(_summary(records))
+    return f"{text}\n\n{foot}\n\n{caption(about, versions_of(records))}\n"
+
+
+def _markdown_row(record: Record) -> list[str]:
+    peer = best_peer(record)
+    return [
+        record.family,
+        f"{record.shape[0]} x {record.shape[1]}",
+        record.dtype,
+        _cell(best_of(record, OURS)),
+        milliseconds(peer[1]) if peer else _no_peer(record),
+        peer[0] if peer else "-",
+        _or_dash("{:.2f}", speed_up(record)),
+        _or_dash("{:.1f}", passes(record)),
+    ]
+
+
+def _no_peer(record: Record) -> str:
+    """Say why no peer has a time: over the limit if any of them was."""
+    given_up = any(o.status in (OVER_LIMIT, SKIPPED) for o in record.outcomes if o.package != OURS)
+    return _WORD[OVER_LIMIT] if given_up else "-"
 
 
 def _time_row(record: Record, packages: Sequence[str]) -> list[str]:
-    peer, ours, up = best_peer(record), seconds_of(record, OURS), speed_up(record)
-    passes = ours / record.pass_seconds if ours and record.pass_seconds else None
+    peer, up = best_peer(record), speed_up(record)
     return [
         record.family,
         str(record.n),
         *(_cell(best_of(record, package)) for package in packages),
         peer[0] if peer else "-",
-        f"{up:.2f}x" if up is not None else "-",
-        f"{passes:.1f}" if passes is not None else "-",
+        _or_dash("{:.2f}x", up),
+        _or_dash("{:.1f}", passes(record)),
     ]
+
+
+def _or_dash(text: str, value: float | None) -> str:
+    return "-" if value is None else text.format(value)
 
 
 def _cell(outcome: Outcome | None) -> str:
@@ -137,3 +218,19 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     pad: Callable[[int, str], str] = lambda k, cell: cell.ljust(widths[k]) if k == 0 else cell.rjust(widths[k])  # noqa: E731
     lines = ["  ".join(pad(k, cell) for k, cell in enumerate(row)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables of results files again."""
+    parser = argparse.ArgumentParser(description="print the tables of comparisons that were written to JSON")
+    parser.add_argument("results", type=Path, nargs="+", help="JSON that compare.py wrote")
+    parser.add_argument("--markdown", action="store_true", help="ours, best peer, ratio and passes in Markdown")
+    options = parser.parse_args(arguments)
+    for path in options.results:
+        records, about = read(path)
+        print(markdown(records, about) if options.markdown else f"{table(records)}\n\n{caption(about)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

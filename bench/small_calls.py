@@ -1,7 +1,7 @@
 """What one call costs on small matrices: ours, SciPy, lap and lapx, microseconds per call, everything included.
 
 Usage:
-    python bench/small_calls.py [--sizes 4,8,16] [--families uniform,ties] [--dtypes float64] [--peers-dir .bench-peers]
+    python bench/small_calls.py [--sizes 4,8,16] [--families uniform,ties] [--dtypes float64] [--json OUT]
 
 All solvers share one process and take turns, a short burst of calls each, so that a noisy moment hits all of them; a
 figure is the median over the bursts, and the mean of that over the instances. Every answer is checked first: a wrong
@@ -19,11 +19,13 @@ from statistics import mean, median
 
 import numpy as np
 
+from arguments import add_json, families, names, positive_int, positive_ints
 from checking import objective, slack_for, why_invalid
+from environment import caption, environment, write_json
 from families import FAMILIES, make
-from peers import PEERS_DIR, REQUIREMENTS, SOLVERS, Cost, Solve, use_peer_folder
+from peers import PEERS_DIR, REQUIREMENTS, SOLVERS, Cost, Solve, use_peer_folder, versions_in
 
-NAMES = ("rebasin_fast", "scipy", "lap", "lapx.lapjvs")
+NAMES = ("rebasin_fast", "scipy", "lap", "lapx.lapjvs", "lapx.lapjvr", "lapx.lapjvh")
 SIZES = (4, 8, 16, 32, 48, 64, 96, 128)
 DTYPES = ("float32", "float64", "int64")
 SMALL_FAMILIES = ("uniform", "int100", "ties", "constant", "planted")
@@ -86,21 +88,15 @@ def measure(solvers: dict[str, Solve], cost: Cost, bursts: int) -> dict[str, flo
     return {name: median(values) for name, values in samples.items()}
 
 
-def numbers_of(text: str) -> list[int]:
-    """Parse ``"4,8,16"``."""
-    return [int(part) for part in text.split(",")]
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=numbers_of, default=list(SIZES), help="comma separated n")
-    parser.add_argument("--dtypes", type=lambda text: text.split(","), default=list(DTYPES), help="comma separated")
-    parser.add_argument(
-        "--families", type=lambda text: text.split(","), default=list(SMALL_FAMILIES), help="comma separated"
-    )
-    parser.add_argument("--instances", type=int, default=5, help="matrices per row of the table")
-    parser.add_argument("--bursts", type=int, default=15, help="samples per matrix and solver")
+    parser.add_argument("--sizes", type=positive_ints, default=list(SIZES), help="comma separated n")
+    parser.add_argument("--dtypes", type=names, default=list(DTYPES), help="comma separated")
+    parser.add_argument("--families", type=families, default=list(SMALL_FAMILIES), help="comma separated")
+    parser.add_argument("--instances", type=positive_int, default=5, help="matrices per row of the table")
+    parser.add_argument("--bursts", type=positive_int, default=15, help="samples per matrix and solver")
     parser.add_argument("--peers-dir", type=Path, default=PEERS_DIR)
+    add_json(parser)
     return parser.parse_args(arguments)
 
 
@@ -110,19 +106,22 @@ def main(arguments: list[str] | None = None) -> int:
     found = {name: load(name, options.peers_dir) for name in NAMES}
     solvers = {name: solve for name, solve in found.items() if solve is not None}
     print(f"{'dtype':8} {'family':10} {'n':>4}" + "".join(f" {name:>13}" for name in NAMES) + "  best peer / ours")
-    slowest = float("inf")
-    rows = product(options.dtypes, options.families, options.sizes)
-    for dtype, family, n in rows:
+    versions = versions_in(options.peers_dir, [SOLVERS[name].package for name in solvers])
+    about, rows = environment(instances=options.instances, bursts=options.bursts, versions=versions), []
+    for dtype, family, n in product(options.dtypes, options.families, options.sizes):
         if dtype.startswith("int") and not FAMILIES[family].integral:
             continue
         instances = [make(family, n, dtype, seed) for seed in range(options.instances)]
         runs = [measure(solvers, cost, options.bursts) for cost in instances]
         times = {name: mean(run[name] for run in runs) for name in solvers}
         ratio = min(value for name, value in times.items() if name != NAMES[0]) / times[NAMES[0]]
-        slowest = min(slowest, ratio)
+        rows.append({"dtype": dtype, "family": family, "n": n, "microseconds": times, "ratio": ratio})
         cells = "".join(f" {times[name]:13.2f}" if name in times else f" {'-':>13}" for name in NAMES)
         print(f"{dtype:8} {family:10} {n:4}{cells}  {ratio:.2f}", flush=True)
-    return int(slowest < 1.0)
+        if options.json is not None:
+            write_json(options.json, {"environment": about, "rows": rows})
+    print(caption(about))
+    return int(any(row["ratio"] < 1.0 for row in rows))
 
 
 if __name__ == "__main__":

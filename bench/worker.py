@@ -1,6 +1,6 @@
 """One peer in a process of its own: reads requests from standard input, answers each with one line of JSON.
 
-Started as ``python worker.py PACKAGE THREADS PEERS_DIR``. Requests:
+Started as ``python worker.py PACKAGE THREADS PEERS_DIR [LIMIT_GIB]``. Requests:
     {"op": "load", "path": "x.npy", "integral": true}   keep a private copy of the matrix in memory
     {"op": "reference"}                                 the optimum: see `reference`
     {"op": "pass"}                                      seconds for one pass over the matrix (its minimum)
@@ -12,6 +12,7 @@ Every answer has "ok"; when it is false, "error" and "kind" (exception type) say
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -33,13 +34,15 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class PeakMemory:
     """Measures by how many bytes the resident set rises above its size at entry: Linux's own high-water mark, reset.
 
-    `bytes` is None where the mark cannot be reset (other systems). The kernel counts pages in batches per core, so a
-    few hundred KiB either way mean nothing.
+    Memory that was freed but is still held by the C library goes back to the system first: a solver that got it would
+    use it unseen. `bytes` is None where the mark cannot be reset (other systems). The kernel counts pages in batches
+    per core, so a few hundred KiB either way mean nothing.
     """
 
     bytes: int | None = None
 
     def __enter__(self) -> PeakMemory:
+        _return_freed_memory()
         try:
             _CLEAR_REFS.write_text("5")
             self._before = _status_bytes("VmRSS")
@@ -50,6 +53,19 @@ class PeakMemory:
     def __exit__(self, *exc: object) -> None:
         if self._before is not None:
             self.bytes = max(0, _status_bytes("VmHWM") - self._before)
+
+
+def _return_freed_memory() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:  # glibc
+        trim(0)
+
+
+def _limit_memory(gib: float) -> None:
+    import resource  # not on Windows
+
+    size = int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def _status_bytes(field: str) -> int:
@@ -144,8 +160,10 @@ def _answer(handler: Callable[..., dict[str, Any]], arguments: dict[str, Any]) -
         return {"ok": False, "kind": type(error).__name__, "error": str(error)}
 
 
-def main(package: str, threads: str, peers_dir: str) -> None:
+def main(package: str, threads: str, peers_dir: str, limit_gib: str = "") -> None:
     """Serve until standard input ends."""
+    if limit_gib:
+        _limit_memory(float(limit_gib))
     use_peer_folder(package, Path(peers_dir))
     session = Session(package, int(threads))
     operations = {

@@ -18,8 +18,10 @@ sys.path.insert(0, str(BENCH))
 
 import checking  # noqa: E402
 import compare  # noqa: E402
+import environment  # noqa: E402
 import peers  # noqa: E402
 import report  # noqa: E402
+import suites  # noqa: E402
 from families import FAMILIES, make, shape_of  # noqa: E402
 from measure import Outcome, Record, Settings, Task, measure  # noqa: E402
 
@@ -247,12 +249,11 @@ def test_json_goes_round_and_the_figure_is_drawn(tmp_path: Path) -> None:
     records = [record(64, rebasin_fast=0.01, scipy=0.2), record(128, rebasin_fast=0.02, scipy=None)]
     records.append(replace(records[0], family="ties", reference=None, pass_seconds=None))
     options = compare.parse(["--json", str(tmp_path / "r.json")])
-    compare.write_json(options.json, options, records)
-    assert plot.read(options.json) == records
-    assert {"cpu", "python", "numpy", "date", "command", "threads"} <= set(
-        json.loads(options.json.read_text())["environment"]
-    )
-    plot.draw(records, tmp_path / "r.png")
+    compare.write_records(options.json, options, records)
+    again, about = report.read(options.json)
+    assert again == records
+    assert {"cpu", "python", "numpy", "date", "command", "threads"} <= set(about)
+    plot.draw(records, tmp_path / "r.png", environment.caption(about))
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.png"]
 
@@ -265,6 +266,7 @@ def test_json_goes_round_and_the_figure_is_drawn(tmp_path: Path) -> None:
         (["--threads", "0"], "'0' is not a positive whole number"),
         (["--solvers", "nope"], "unknown solvers nope"),
         (["--limit-seconds", "0"], "expected a positive number"),
+        (["--limit-gib", "nan"], "expected a positive number"),
         (["--dtype", "int32", "--families", "uniform"], "none of the families has integer costs"),
         (["--json", "/nowhere/at/all.json"], "its folder does not exist"),
     ],
@@ -276,12 +278,61 @@ def test_bad_options_end_with_a_message(arguments: list[str], message: str, caps
     assert message in capsys.readouterr().err
 
 
+def test_markdown_holds_one_line_an_instance_and_what_it_was_measured_on() -> None:
+    right = record(64, rebasin_fast=0.01, scipy=0.2, lapx__lapjvs=0.03, lapx__lapjvr=0.02, lap=None)
+    right.outcomes[1].version = "9.8.7"
+    slow = record(128, rebasin_fast=0.5)
+    slow.outcomes.append(Outcome("scipy", "scipy", "over limit", "more than 5 s"))
+    alone = record(256, rebasin_fast=0.5)
+    text = report.markdown([right, slow, alone], environment.environment())
+    header, rule, first, second, third, *foot = text.splitlines()
+    assert {line.count("|") for line in (header, rule, first, second, third)} == {9}
+    assert first == "| uniform | 64 x 64 | float32 | 10.0 | 20.0 | lapx.lapjvr | 2.00 | 100.0 |"
+    assert second == "| uniform | 128 x 128 | float32 | 500 | > limit | - | - | 5000.0 |"
+    assert third == "| uniform | 256 x 256 | float32 | 500 | - | - | - | 5000.0 |"
+    for part in ("scipy 9.8.7", "Python 3", "NumPy", "2.6 GB/s on the largest matrix", "geometric mean 2.00x"):
+        assert part in "".join(foot)
+
+
+def test_results_files_are_printed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = tmp_path / "r.json"
+    compare.write_records(where, compare.parse([]), [record(64, rebasin_fast=0.01, scipy=0.2)])
+    assert report.main([str(where)]) == 0
+    assert "20.00x" in capsys.readouterr().out
+    assert report.main([str(where), "--markdown"]) == 0
+    assert "| 200 | scipy | 20.00 |" in capsys.readouterr().out
+
+
+def test_suites_say_which_sizes_and_the_command_line_may_say_otherwise() -> None:
+    assert {name for suite in suites.SUITES.values() for name in suite} == set(FAMILIES)
+    large = suites.cases("large", None, None)
+    assert {shape_of("wide4", n) for n in large["wide4"]} == {(1024, 4096), (4096, 16384)}
+    assert {shape_of("tall4", n) for n in large["tall4"]} == {(4096, 1024), (16384, 4096)}
+    assert large["uniform"][-1] == 16384
+    assert suites.cases("large", ["uniform", "ties"], [5]) == {"uniform": (5,), "ties": (5,)}
+    assert suites.cases("quick", ["tall4"], None) == {"tall4": (512, 2048)}
+    assert set(compare.parse(["--dtype", "int32"]).cases) == {n for n in INTEGRAL if n in suites.SUITES["quick"]}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is the system's")
+def test_a_solver_that_wants_too_much_memory_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "lap").mkdir()
+    (tmp_path / "lap" / "lap.py").write_text(RIGHT.replace("return", "bytearray(2 << 30); return"))
+    task, solvers = Task("uniform", 30, "float32", 0), peers.solvers_named(["lap", "scipy"])
+    settings = Settings(threads=1, repeats=1, limit=60.0, peers_dir=tmp_path, limit_gib=2.0)
+    outcomes = {outcome.solver: outcome for outcome in measure(task, solvers, settings, set(), str).outcomes}
+    assert (outcomes["lap"].status, outcomes["scipy"].status) == ("failed", "ok")
+    assert "MemoryError" in outcomes["lap"].detail
+
+
 def test_comparison_runs_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "lapjv").mkdir()
     (tmp_path / "lapjv" / "lapjv.py").write_text("raise ImportError('no lapjv here')")
     where = str(tmp_path / "r.json")
     arguments = ["--sizes", "16", "--families", "uniform,wide", "--solvers", "scipy,lapjv", "--repeats", "1"]
-    assert compare.main([*arguments, "--json", where, "--peers-dir", str(tmp_path)]) == 0
+    outputs = ["--json", where, "--markdown", str(tmp_path / "r.md"), "--peers-dir", str(tmp_path)]
+    assert compare.main([*arguments, *outputs]) == 0
+    assert (tmp_path / "r.md").read_text().count("| uniform | 16 x 16 |") == 1
     output = capsys.readouterr().out
     assert "no lapjv here (uniform/16)" in output
     assert "square matrices only (wide/16)" in output

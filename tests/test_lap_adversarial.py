@@ -12,7 +12,8 @@ import pytest
 
 from lap_checks import METHODS, assert_optimal, scipy_total
 from matrices import ADVERSARIAL
-from rebasin_fast import linear_sum_assignment, solve_assignment, verify_assignment
+from rebasin_fast import linear_sum_assignment, solve_assignment, solve_assignment_batch, verify_assignment
+from rebasin_fast.lap import _total
 
 # At 600 lists are much shorter than rows, and bidding has rounds enough to go wrong.
 SHAPES = ((60, 60), (60, 97), (97, 60), (250, 250), (200, 310), (310, 200), (600, 600))
@@ -71,19 +72,67 @@ def test_sums_beyond_float64_do_not_keep_the_optimum_from_being_found():
             assert unit[rows, cols].sum() == pytest.approx(want, rel=1e-12)
 
 
-@pytest.mark.xfail(reason="the tolerance is infinite where the sum of magnitudes overflows: everything passes")
+@pytest.mark.parametrize("shape", [(2, 2), (60, 60), (50, 60), (60, 50)], ids=str)
+@pytest.mark.parametrize("maximize", [False, True])
+def test_a_proof_holds_where_its_sums_exceed_float64(shape, maximize):
+    cost = np.random.default_rng(0).integers(-1000, 1001, shape) / 1000
+    answer = solve_assignment(cost, maximize)
+    duals = {"row_duals": answer.row_duals * HUGE / 2, "col_duals": answer.col_duals * HUGE / 2}
+    for typed in (cost * (HUGE / 2), np.asfortranarray(cost * (HUGE / 2))):
+        verdict = verify_assignment(typed, (answer.row_ind, answer.col_ind), maximize=maximize, **duals)
+        assert verdict.optimal
+        assert 0 < verdict.tolerance < 1e-13 * min(shape) * HUGE
+        # Two cells exchanged cost a known amount more, when that is a float64 at all.
+        worse = answer.col_ind.copy()
+        worse[:2] = worse[1::-1]
+        lost = abs(cost[answer.row_ind, worse].sum() - cost[answer.row_ind, answer.col_ind].sum())
+        verdict = verify_assignment(typed, (answer.row_ind, worse), maximize=maximize, **duals)
+        assert not verdict.optimal
+        with np.errstate(over="ignore"):
+            assert verdict.gap == pytest.approx(lost * (HUGE / 2), rel=1e-9)
+
+
 def test_a_proof_is_not_taken_for_good_because_its_rounding_cannot_be_bounded():
-    assert not verify_assignment([[0.0, HUGE], [HUGE, 0.0]], ([0, 1], [1, 0])).optimal
+    verdict = verify_assignment([[0.0, HUGE], [HUGE, 0.0]], ([0, 1], [1, 0]))
+    assert not verdict.optimal
+    assert verdict.gap == np.inf  # 1.9 times the largest float64
+    assert np.isfinite(verdict.tolerance)
 
 
-@pytest.mark.xfail(raises=OverflowError, reason="a partial sum that overflows is an error though the cost is finite")
+def test_duals_that_break_constraints_by_more_than_float64_prove_nothing():
+    cost = np.array([[0.0, -HUGE], [-HUGE, 0.0]])
+    verdict = verify_assignment(cost, ([0, 1], [0, 1]), row_duals=[HUGE, HUGE], col_duals=[0.0, 0.0])
+    assert not verdict.optimal
+    assert verdict.violation == np.inf
+    verdict = verify_assignment(cost, ([0, 1], [0, 1]), row_duals=[HUGE, HUGE], col_duals=[-HUGE, -HUGE])
+    assert not verdict.optimal
+    assert verdict.violation == HUGE
+
+
 def test_a_finite_cost_is_told_whatever_its_partial_sums():
-    cost = np.full((3, 3), np.inf)
-    np.fill_diagonal(cost, [HUGE, HUGE, -HUGE])
-    assert solve_assignment(cost).cost == HUGE
+    cost = np.full((4, 4), np.inf)
+    for diagonal, want in (
+        ([HUGE, HUGE, -HUGE, 1.0], HUGE),
+        ([HUGE, HUGE, -HUGE, -HUGE], 0.0),
+        ([HUGE, 1.0, HUGE, 1.0], np.inf),
+        ([-HUGE, 1.0, -HUGE, 1.0], -np.inf),
+    ):
+        np.fill_diagonal(cost, diagonal)
+        assert linear_sum_assignment(cost)[1].tolist() == [0, 1, 2, 3]
+        assert _total(cost, np.arange(4), np.arange(4)) == want
+    # One lost bit would show beside nothing else.
+    cells = np.array([[HUGE], [HUGE], [-HUGE], [-HUGE], [1e-300]])
+    assert _total(cells, np.arange(5), np.zeros(5, int)) == 1e-300
 
 
-@pytest.mark.xfail(reason="duals beyond float64 come out infinite, in silence")
+def test_a_cost_beyond_float64_is_infinite():
+    for sign in (1.0, -1.0):
+        answer = solve_assignment(np.full((3, 3), sign * HUGE / 2))
+        assert answer.cost == sign * np.inf
+        assert answer.gap == 0.0
+        assert verify_assignment(np.full((3, 3), sign * HUGE / 2), answer).optimal
+
+
 def test_duals_are_finite_or_refused():
     cheap_rows = np.array([[-HUGE, -HUGE], [HUGE, HUGE]])
     for cost in (cheap_rows, cheap_rows.T):
@@ -94,3 +143,22 @@ def test_duals_are_finite_or_refused():
                 continue
             assert np.isfinite(answer.row_duals).all()
             assert np.isfinite(answer.col_duals).all()
+
+
+# Any duals that prove the diagonal have v_1 - v_0 and v_2 - v_1 of at least 2 HUGE: not all three fit float64.
+STEEP = np.array([[-HUGE, np.inf, np.inf], [-HUGE, HUGE, np.inf], [np.inf, -HUGE, HUGE]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_duals_that_cannot_fit_are_refused(method):
+    assert linear_sum_assignment(STEEP)[1].tolist() == [0, 1, 2]
+    for cost, maximize in ((STEEP, False), (STEEP.T, False), (-STEEP, True)):
+        with pytest.raises(OverflowError, match="the duals of these costs do not fit float64; linear_sum_assignment"):
+            solve_assignment(cost, maximize, method=method)
+
+
+def test_a_batch_refuses_duals_that_cannot_fit():
+    costs = np.stack([np.eye(3), STEEP])
+    assert solve_assignment_batch(costs).col_ind[1].tolist() == [0, 1, 2]
+    with pytest.raises(OverflowError, match=r"costs\[1\]: the duals of these costs do not fit float64; without duals"):
+        solve_assignment_batch(costs, with_duals=True)

@@ -192,17 +192,20 @@ def test_empty_has_empty_proof(shape):
 
 def test_stats_tell_what_ran():
     rng = np.random.default_rng(0)
-    large = rng.random((200, 200))
-    assert solve_assignment(rng.random((5, 5))).stats.method == "shortest_path"
-    assert solve_assignment(rng.random((100, 100))).stats.method == "dense"
-    assert solve_assignment(rng.random((140, 140))).stats.method == "dense"
-    assert solve_assignment(large).stats.method == "jv"
-    assert solve_assignment(np.round(large)).stats.method == "dense"  # mostly ties
-    units = rng.standard_normal((200, 200))
-    assert solve_assignment(units @ units[::-1].T, maximize=True).stats.method == "dense"  # planted
-    stats = solve_assignment(large).stats
-    assert stats.row_scans > 200
-    assert 0 <= stats.augmentations <= 200
+    for shape in ((5, 5), (100, 100), (140, 140), (400, 400), (300, 500)):
+        cost = rng.random(shape)
+        for method in METHODS:
+            stats = solve_assignment(cost, method=method).stats
+            assert stats.method in (METHODS[1:] if method == "auto" else (method,))
+            assert not stats.exact_integers
+            assert stats.row_scans >= shape[0]
+            assert 0 <= stats.augmentations <= shape[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stats_tell_of_exact_integers(method):
+    stats = solve_assignment(2**60 + np.random.default_rng(0).integers(0, 9, (20, 20)), method=method).stats
+    assert (stats.method, stats.exact_integers) == ("shortest_path", True)
 
 
 @pytest.mark.parametrize("method", ["fastest", "", None, 3])

@@ -49,7 +49,7 @@ Cells cells(const std::vector<MatrixView>& costs, Length length) {
     throw py::error_already_set();
 }
 
-void raise_for(const BatchStatus& found, const std::string& problem) {
+void raise_for(const BatchStatus& found, ElementType type, const std::string& problem) {
     try {
         raise_for(found.status);
     } catch (const py::value_error& error) {
@@ -57,19 +57,21 @@ void raise_for(const BatchStatus& found, const std::string& problem) {
     }
     if (found.cost_overflow) throw_overflow(problem, "the cost of the assignment does not fit int64");
     if (found.duals_overflow)
-        throw_overflow(problem,
-                       "the duals of these integer costs do not fit int64; without duals they are solved");
+        throw_overflow(
+            problem, has_integer_duals(type)
+                         ? "the duals of these integer costs do not fit int64; without duals they are solved"
+                         : "the duals of these costs do not fit float64; without duals they are solved");
 }
 
 // An interrupted batch has its exception from the signal handler; otherwise the first problem that failed
 // names it.
-void raise_for(const std::vector<BatchStatus>& found) {
+void raise_for(const std::vector<BatchStatus>& found, const std::vector<MatrixView>& costs) {
     const auto interrupted = [](const BatchStatus& one) { return one.status == Status::interrupted; };
     if (std::any_of(found.begin(), found.end(), interrupted)) throw py::error_already_set();
     for (std::size_t b = 0; b < found.size(); ++b) {
         const BatchStatus& one = found[b];
         if (one.status != Status::optimal || one.cost_overflow || one.duals_overflow)
-            raise_for(one, "costs[" + std::to_string(b) + "]: ");
+            raise_for(one, costs[b].type, "costs[" + std::to_string(b) + "]: ");
     }
 }
 
@@ -105,7 +107,7 @@ py::dict solve_batch_of(const py::object& costs, bool maximize, bool with_duals,
         const py::gil_scoped_release release;
         found = solve_batch(views, options, answer);
     }
-    raise_for(found);
+    raise_for(found, views);
     return out;
 }
 

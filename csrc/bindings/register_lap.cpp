@@ -147,7 +147,9 @@ py::dict solve_with_duals(const py::array& cost, bool maximize, const std::strin
     if (result.duals.overflow) {
         PyErr_SetString(
             PyExc_OverflowError,
-            "the duals of these integer costs do not fit int64; linear_sum_assignment solves them");
+            result.stats.exact_integers
+                ? "the duals of these integer costs do not fit int64; linear_sum_assignment solves them"
+                : "the duals of these costs do not fit float64; linear_sum_assignment solves them");
         throw py::error_already_set();
     }
     py::dict out;
@@ -180,7 +182,7 @@ py::tuple prove_with(const py::array& cost, bool maximize, const std::vector<std
         const py::gil_scoped_release release;
         proof = prove(view, maximize, row_ind, col_ind, row_duals, col_duals);
     }
-    return py::make_tuple(proof.gap, proof.violation, proof.scale);
+    return py::make_tuple(proof.gap, proof.violation);
 }
 
 }  // namespace

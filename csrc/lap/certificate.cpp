@@ -11,21 +11,46 @@
 namespace rebasin_fast {
 namespace {
 
+// No sum of 2^32 differences overflows after this.
+constexpr double kShrink = 0x1p-64;
+
+// What a cost or a dual counts as: times -1 when maximising and, in float64, times a power of two.
 template <class Num, class T>
-Num signed_cost(T c, bool maximize) {
+Num scaled(T c, double factor) {
     const Num x = static_cast<Num>(c);
-    return maximize ? -x : x;
+    if constexpr (std::is_same_v<Num, double>)
+        return factor * x;
+    else
+        return factor < 0.0 ? -x : x;
 }
 
 template <class T>
-std::vector<double> contiguous_row_minima(const TypedView<T>& cost, bool maximize,
+std::vector<double> contiguous_row_minima(const TypedView<T>& cost, double factor,
                                           const std::vector<double>& v) {
     std::vector<double> padded_v(simd::padded(cost.cols), -kForbidden);
     std::copy(v.begin(), v.begin() + cost.cols, padded_v.begin());
     const auto& kernels = simd::kernels<T>();
     std::vector<double> minima(cost.rows);
     for (std::int64_t i = 0; i < cost.rows; ++i)
-        minima[i] = kernels.reduced_min(cost.row(i), maximize ? -1.0 : 1.0, padded_v.data(), cost.cols);
+        minima[i] = kernels.reduced_min(cost.row(i), factor, padded_v.data(), cost.cols);
+    return minima;
+}
+
+template <class Num, class T>
+std::vector<Num> minima_of_rows(const TypedView<T>& cost, double factor, const std::vector<Num>& v) {
+    if constexpr (std::is_same_v<Num, double>)
+        if (cost.col_stride == 1) return contiguous_row_minima(cost, factor, v);
+    std::vector<Num> minima(cost.rows, unreachable<Num>());
+    const auto lower = [&](std::int64_t i, std::int64_t j) {
+        minima[i] = std::min<Num>(minima[i], scaled<Num>(cost.at(i, j), factor) - v[j]);
+    };
+    if (std::abs(cost.col_stride) <= std::abs(cost.row_stride)) {  // walk along memory
+        for (std::int64_t i = 0; i < cost.rows; ++i)
+            for (std::int64_t j = 0; j < cost.cols; ++j) lower(i, j);
+    } else {
+        for (std::int64_t j = 0; j < cost.cols; ++j)
+            for (std::int64_t i = 0; i < cost.rows; ++i) lower(i, j);
+    }
     return minima;
 }
 
@@ -39,7 +64,7 @@ double magnitude(int128 x) {
 // The check itself, on a problem with rows <= cols, whose column duals must be <= 0 and 0 on unmatched
 // columns when there are more columns than rows.
 template <class Num, class T>
-Proof prove_oriented(const TypedView<T>& cost, bool maximize, const std::vector<std::int64_t>& col_of_row,
+Proof prove_oriented(const TypedView<T>& cost, double factor, const std::vector<std::int64_t>& col_of_row,
                      const std::vector<Num>& u, std::vector<Num> v) {
     Proof proof;
     Num gap = 0, violation = 0;
@@ -50,11 +75,11 @@ Proof prove_oriented(const TypedView<T>& cost, bool maximize, const std::vector<
             vj = std::min<Num>(vj, 0);
         }
     std::vector<bool> matched(v.size(), false);
-    const std::vector<Num> minima = row_minima<Num>(cost, maximize, v);
+    const std::vector<Num> minima = minima_of_rows<Num>(cost, factor, v);
     for (std::int64_t i = 0; i < cost.rows; ++i) {
         const std::int64_t j = col_of_row[i];
         matched[j] = true;
-        const Num c = signed_cost<Num>(cost.at(i, j), maximize);
+        const Num c = scaled<Num>(cost.at(i, j), factor);
         violation = std::max<Num>(violation, u[i] - minima[i]);
         gap += c - v[j] - std::min(u[i], minima[i]);
         scale += magnitude(c) + magnitude(v[j]) + magnitude(u[i]);
@@ -69,24 +94,24 @@ Proof prove_oriented(const TypedView<T>& cost, bool maximize, const std::vector<
 }
 
 template <class Num, class Dual>
-std::vector<Num> signed_duals(const Dual* duals, std::int64_t n, bool maximize) {
+std::vector<Num> scaled_duals(const Dual* duals, std::int64_t n, double factor) {
     std::vector<Num> out(n);
-    for (std::int64_t k = 0; k < n; ++k) out[k] = signed_cost<Num>(duals[k], maximize);
+    for (std::int64_t k = 0; k < n; ++k) out[k] = scaled<Num>(duals[k], factor);
     return out;
 }
 
 template <class Num, class Dual>
-Proof prove_as(const MatrixView& cost, bool maximize, const std::vector<std::int64_t>& row_ind,
-               const std::vector<std::int64_t>& col_ind, const Dual* u, const Dual* v) {
+Proof prove_scaled(double factor, const MatrixView& cost, const std::vector<std::int64_t>& row_ind,
+                   const std::vector<std::int64_t>& col_ind, const Dual* u, const Dual* v) {
     const bool turn = cost.rows > cost.cols;
     const MatrixView view = turn ? cost.transposed() : cost;
     std::vector<std::int64_t> col_of_row(view.rows);
     for (std::size_t k = 0; k < row_ind.size(); ++k)
         (turn ? col_of_row[col_ind[k]] : col_of_row[row_ind[k]]) = turn ? row_ind[k] : col_ind[k];
-    const auto short_side = signed_duals<Num>(turn ? v : u, view.rows, maximize);
-    const auto long_side = signed_duals<Num>(turn ? u : v, view.cols, maximize);
+    const auto short_side = scaled_duals<Num>(turn ? v : u, view.rows, factor);
+    const auto long_side = scaled_duals<Num>(turn ? u : v, view.cols, factor);
     return visit(view, [&](const auto& c) {
-        return prove_oriented<Num>(c, maximize, col_of_row, short_side, long_side);
+        return prove_oriented<Num>(c, factor, col_of_row, short_side, long_side);
     });
 }
 
@@ -94,30 +119,24 @@ Proof prove_as(const MatrixView& cost, bool maximize, const std::vector<std::int
 
 template <class Num, class T>
 std::vector<Num> row_minima(const TypedView<T>& cost, bool maximize, const std::vector<Num>& v) {
-    if constexpr (std::is_same_v<Num, double>)
-        if (cost.col_stride == 1) return contiguous_row_minima(cost, maximize, v);
-    std::vector<Num> minima(cost.rows, unreachable<Num>());
-    const auto lower = [&](std::int64_t i, std::int64_t j) {
-        minima[i] = std::min<Num>(minima[i], signed_cost<Num>(cost.at(i, j), maximize) - v[j]);
-    };
-    if (std::abs(cost.col_stride) <= std::abs(cost.row_stride)) {  // walk along memory
-        for (std::int64_t i = 0; i < cost.rows; ++i)
-            for (std::int64_t j = 0; j < cost.cols; ++j) lower(i, j);
-    } else {
-        for (std::int64_t j = 0; j < cost.cols; ++j)
-            for (std::int64_t i = 0; i < cost.rows; ++i) lower(i, j);
-    }
-    return minima;
+    return minima_of_rows(cost, maximize ? -1.0 : 1.0, v);
 }
 
 Proof prove(const MatrixView& cost, bool maximize, const std::vector<std::int64_t>& row_ind,
             const std::vector<std::int64_t>& col_ind, const double* u, const double* v) {
-    return prove_as<double>(cost, maximize, row_ind, col_ind, u, v);
+    const double sign = maximize ? -1.0 : 1.0;
+    Proof proof = prove_scaled<double>(sign, cost, row_ind, col_ind, u, v);
+    if (std::isfinite(proof.gap) && std::isfinite(proof.violation) && std::isfinite(proof.scale))
+        return proof;
+    // Something overflowed, maybe on the way only. What a power of two takes from the smallest numbers is
+    // nothing beside a scale like this.
+    proof = prove_scaled<double>(kShrink * sign, cost, row_ind, col_ind, u, v);
+    return {proof.gap / kShrink, proof.violation / kShrink, proof.scale / kShrink};
 }
 
 Proof prove(const MatrixView& cost, bool maximize, const std::vector<std::int64_t>& row_ind,
             const std::vector<std::int64_t>& col_ind, const std::int64_t* u, const std::int64_t* v) {
-    return prove_as<int128>(cost, maximize, row_ind, col_ind, u, v);
+    return prove_scaled<int128>(maximize ? -1.0 : 1.0, cost, row_ind, col_ind, u, v);
 }
 
 #define REBASIN_FAST_INSTANTIATE(T) \

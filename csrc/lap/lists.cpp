@@ -27,8 +27,15 @@
 #include "lap/start_prices.hpp"
 #include "lap/survey.hpp"
 
+#include <ctime>
+#include <cstdio>
+#include <cstdlib>
 namespace rebasin_fast {
 namespace {
+inline double g_clock(){ timespec t; clock_gettime(CLOCK_THREAD_CPUTIME_ID,&t); return t.tv_sec*1e3+t.tv_nsec*1e-6; }
+inline double g_last=0;
+inline void g_stage(const char* name, long a=0, long b=0){ double t=g_clock(); if(getenv("RFD")) fprintf(stderr,"  %-12s %8.2f ms %ld %ld\n",name,t-g_last,a,b); g_last=g_clock(); }
+
 
 // From this share of free rows on eps-scaling is cheaper than paths, which grow long towards the end.
 constexpr double kFewFree = 0.001;
@@ -86,7 +93,7 @@ class ListSolver {
     }
 
     Status solve(const std::vector<T>& column_best, simd::Extremes* seen, Stats* stats) {
-        const bool matched = start_ == Start::minima && minima_decide(column_best);
+        g_stage("start"); const bool matched = start_ == Start::minima && minima_decide(column_best);
         if (matched) {
             match_minima(column_best);
             stats->row_scans += state_.n();
@@ -99,25 +106,24 @@ class ListSolver {
             if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt)) return Status::interrupted;
             if (seen != nullptr && seen->invalid) return Status::invalid_entry;
         }
-        if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
+        g_stage("read_all"); if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
         if (start_ == Start::given) {
             bidding_.match_best();
             hopeless_ = static_cast<double>(state_.matching.free_rows().size()) > kHopeless * state_.n();
             if (hopeless_) return Status::optimal;
         }
-        const double eps = read ? bidding_.typical_slack() : 0.0;
+        g_stage("ties/match", state_.matching.free_rows().size()); const double eps = read ? bidding_.typical_slack() : 0.0;
         const std::size_t left =
             bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBidsPerRow * state_.n()).size();
-        if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
+        g_stage("bids", left, state_.lists.row_scans()); if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
             scale(eps > 0.0 ? eps : bidding_.typical_slack(),
                   start_ == Start::given && static_cast<double>(left) <= kManyLeft * state_.n());
             if (options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return Status::optimal;
             bidding_.release_beyond(0.0);
         }
-        if (left > 0)
+        g_stage("scale", state_.matching.free_rows().size(), state_.lists.row_scans()); if (left > 0)
             bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBidsPerRow * state_.n());
-        if (state_.stopped) return Status::interrupted;
-        return find_paths(stats);
+        g_stage("bids2", state_.matching.free_rows().size(), state_.lists.row_scans());const Status st = find_paths(stats); g_stage("paths",stats->augmentations, state_.lists.row_scans()); return st;
     }
 
     bool worth_scaling(std::size_t left) {

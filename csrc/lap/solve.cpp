@@ -47,9 +47,11 @@ double overflow_guard(const simd::Extremes& seen, std::int64_t n) {
     return seen.largest_magnitude > limit ? 0x1p-64 : 1.0;
 }
 
-void store_duals(const std::vector<double>& in, double sign, std::vector<double>* out) {
+// False when they do not fit: undoing the scale of the overflow guard can make them infinite.
+bool store_duals(const std::vector<double>& in, double sign, std::vector<double>* out) {
     out->resize(in.size());
     std::transform(in.begin(), in.end(), out->begin(), [=](double x) { return x / sign; });
+    return std::all_of(out->begin(), out->end(), [](double x) { return std::isfinite(x); });
 }
 
 // False when they do not fit.
@@ -109,8 +111,8 @@ Result finish(const TypedView<T>& cost, double sign, Matching<Num> matching, boo
         const auto& row = turned ? matching.v : matching.u;
         const auto& col = turned ? matching.u : matching.v;
         if constexpr (std::is_same_v<Num, double>) {
-            store_duals(row, sign, &duals.row);
-            store_duals(col, sign, &duals.col);
+            const bool rows_fit = store_duals(row, sign, &duals.row);
+            duals.overflow = !store_duals(col, sign, &duals.col) || !rows_fit;
         } else {
             const bool rows_fit = store_duals(row, sign, &duals.exact_row);
             duals.overflow = !store_duals(col, sign, &duals.exact_col) || !rows_fit;

@@ -30,7 +30,7 @@ def prove(
     col_ind: npt.NDArray[np.int64],
     row_duals: npt.NDArray[np.float64],
     col_duals: npt.NDArray[np.float64],
-) -> tuple[float, float, float]: ...
+) -> tuple[float, float]: ...
 def prove_exact(
     cost: npt.NDArray[Any],
     maximize: bool,
@@ -38,4 +38,4 @@ def prove_exact(
     col_ind: npt.NDArray[np.int64],
     row_duals: npt.NDArray[np.int64],
     col_duals: npt.NDArray[np.int64],
-) -> tuple[float, float, float]: ...
+) -> tuple[float, float]: ...

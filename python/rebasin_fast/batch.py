@@ -85,7 +85,7 @@ def solve_assignment_batch(
         As `linear_sum_assignment`, the text preceded by the problem's place: ``costs[17]: cost matrix is infeasible``.
         All problems are looked at, and the first that is wrong is named.
     OverflowError
-        If the cost or, when asked for, the duals of 64-bit integers do not fit int64.
+        If the cost of 64-bit integers does not fit int64 or, when asked for, duals fit neither int64 nor float64.
 
     Notes
     -----

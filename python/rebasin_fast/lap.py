@@ -8,6 +8,7 @@ import operator
 import os
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -44,7 +45,9 @@ class AssignmentStats:
     Attributes
     ----------
     method : str
-        The algorithm that ran: ``"jv"``, ``"auction"``, ``"dense"`` or ``"shortest_path"``.
+        The algorithm that ran, in the words of `solve_assignment`: ``"jv"``, ``"auction"``, ``"dense"`` or
+        ``"shortest_path"``. ``"jv"`` also where ``"auto"`` added eps-scaling to it; ``"auto"`` only where nothing ran,
+        for an empty matrix.
     exact_integers : bool
         Whether costs and duals were held in integers because float64 could have rounded them.
     row_scans : int
@@ -72,11 +75,13 @@ class Assignment:
     row_ind, col_ind : ndarray of int64, shape (min(n, m),)
         The chosen cells, rows ascending.
     cost : float or int
-        Sum of the chosen cells; an exact int for integer and bool matrices.
+        Sum of the chosen cells; an exact int for integer and bool matrices. ``inf`` or ``-inf`` when the sum of
+        floats exceeds float64.
     row_duals, col_duals : ndarray of float64, shapes (n,) and (m,)
         int64 when the problem was solved in exact integers.
     gap : float
-        Proven upper bound on the distance of `cost` from the optimum, in units of cost: 0 up to float64 rounding.
+        Proven upper bound on the distance of `cost` from the optimum, in units of cost: 0 up to float64 rounding,
+        unless `max_gap` allowed more.
     maximize : bool
         Whether `cost` was maximised.
     stats : AssignmentStats
@@ -164,21 +169,23 @@ def solve_assignment(
     maximize : bool, default False
         Maximise the sum instead.
     method : {"auto", "jv", "auction", "dense", "shortest_path"}
-        ``"jv"`` is Jonker-Volgenant on short lists of each row's cheapest columns, with proven bounds on the rest, and
-        eps-scaled bidding where it helps; ``"dense"`` is Jonker-Volgenant on whole rows, best up to 200 rows and
-        where column minima all but decide (planted permutations, few distinct values); ``"shortest_path"``
-        augments row by row without any initialisation, best for a few dozen rows; ``"auction"`` bids on the lists
-        with falling eps and finishes by augmenting paths. All are exact; ``"auto"`` chooses by size and by what the
-        first pass shows.
+        All are exact. ``"jv"`` and ``"auction"`` work on short lists of each row's cheapest columns, with proven bounds
+        on the rest: rows bid for columns, and shortest augmenting paths do what is left. On square problems
+        ``"auction"`` always bids with falling eps first (eps-scaling), ``"jv"`` never. ``"dense"`` is Jonker-Volgenant
+        on whole rows, ``"shortest_path"`` augments row by row without any initialisation. ``"auto"`` takes one of these
+        two for small problems and lists for the others, where it decides by what the first bids leave whether
+        eps-scaling pays. Integers that float64 could round are solved by ``"shortest_path"`` in wider integers,
+        whatever is asked for.
     threads : int or None, default 1
-        Upper limit on the threads used; None for as many processors as this process may run on. The answer's cost
-        does not depend on it.
+        Upper limit on the threads used; None for as many processors as this process may run on. They share the passes
+        over the matrix. The answer's cost does not depend on their number.
     duals : array_like, shape (m,), optional
-        Column duals to start from, as in `Assignment.col_duals`: those of a similar problem make this one cheap. Any
-        finite real numbers give an exact answer; bad ones only cost time.
+        Column duals to start from, as in `Assignment.col_duals`: those of a similar problem make this one cheap. A
+        starting point only: any finite real numbers give an exact answer, and bad ones cost time. Square problems
+        solved on lists use them; rectangular ones, small ones and the other methods do without.
     max_gap : float, default 0.0
         Stop as soon as the answer is proven to be within `max_gap` of the optimum, in units of cost. It is an upper
-        limit: the answer may well be the optimum.
+        limit: the answer may well be the optimum, and is one wherever eps-scaling does not run.
 
     Returns
     -------
@@ -194,7 +201,8 @@ def solve_assignment(
         As `linear_sum_assignment`; for `threads` that are no integer, and `duals` or `max_gap` that are no real
         numbers.
     OverflowError
-        If exact integer duals do not fit int64.
+        If duals do not fit: those of exact integers int64, those of costs within a few powers of ten of overflow
+        float64. `linear_sum_assignment` solves both.
     KeyboardInterrupt
         On Ctrl-C, also in the middle of a large problem.
 
@@ -277,4 +285,16 @@ def _as_gap(max_gap: Any) -> float:
 
 def _total(cost: npt.NDArray[Any], rows: IndexArray, cols: IndexArray) -> float | int:
     cells = cost[rows, cols]
-    return math.fsum(cells) if cells.dtype.kind == "f" else sum(cells.tolist())
+    if cells.dtype.kind != "f":
+        return int(sum(cells.tolist()))
+    try:
+        return math.fsum(cells)
+    except OverflowError:  # maybe of a partial sum only
+        return _as_float(sum(map(Fraction, cells.tolist()), Fraction()))
+
+
+def _as_float(exact: Fraction) -> float:
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf

@@ -21,8 +21,9 @@ class Verification(NamedTuple):
     optimal : bool
         Whether `gap` and `violation` are both within `tolerance`.
     gap : float
-        Upper bound on the assignment's distance from the optimum, in units of cost. It holds whatever the duals
-        are: where they break a constraint the row's dual is lowered for the bound.
+        Upper bound on the assignment's distance from the optimum, in units of cost; ``inf`` only when it exceeds
+        float64. It holds whatever the duals are: where they break a constraint the row's dual is lowered for the
+        bound.
     violation : float
         Largest amount by which the given duals break a constraint.
     tolerance : float
@@ -106,10 +107,16 @@ def verify_assignment(
         found = _core.prove_exact(cost, maximize, rows, cols, u.astype(np.int64), v.astype(np.int64))
     else:
         found = _core.prove(cost, maximize, rows, cols, u.astype(np.float64), v.astype(np.float64))
-    gap, violation, scale = found
+    gap, violation = found
     if tolerance is None:
-        tolerance = 0.0 if exact else 8 * float(np.finfo(np.float64).eps) * scale
+        tolerance = 0.0 if exact else _rounding(cost[rows, cols], u, v)
     return Verification(gap <= tolerance and violation <= tolerance, gap, violation, tolerance)
+
+
+def _rounding(*added: npt.NDArray[Any]) -> float:
+    """Bound what rounding does to a sum: a few ulps of the magnitudes' sum, which itself may exceed float64."""
+    ulps = 8 * float(np.finfo(np.float64).eps)
+    return sum(float(np.abs(ulps * numbers.astype(np.float64)).sum()) for numbers in added)
 
 
 def _pair(assignment: Any) -> tuple[npt.ArrayLike, npt.ArrayLike]:

@@ -1,0 +1,78 @@
+"""What a reader needs to judge a figure: processor, versions, date, command; and the JSON files that carry it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def environment(**settings: Any) -> dict[str, Any]:
+    """Return machine, versions, date and command, and the settings given."""
+    return {
+        "cpu": _cpu_model(),
+        "logical_cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "rebasin_fast": _build(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join([f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        **settings,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _build() -> dict[str, Any] | None:
+    """Return what our build says of itself, or None when it is not installed."""
+    try:
+        from rebasin_fast import build_info
+    except ImportError:
+        return None
+    return dict(build_info())
+
+
+def caption(about: Mapping[str, Any], versions: Mapping[str, str] | None = None) -> str:
+    """Return an environment in one line, to stand under a figure or a table.
+
+    Parameters
+    ----------
+    about : mapping
+        What `environment` returned, maybe read from a file.
+    versions : mapping, optional
+        Of the peers, by name; default: those in `about`, if any.
+    """
+    ours = about["rebasin_fast"] or {}
+    parts = [
+        f"{about['cpu']}, {about['logical_cores']} logical cores, {about['system']}",
+        f"rebasin_fast {ours.get('version', '?')} ({ours.get('isa', '?')}, {ours.get('compiler', '?')})",
+        *(f"{name} {version}" for name, version in (versions or about.get("versions", {})).items()),
+        f"Python {about['python']}, NumPy {about['numpy']}",
+        about["date"],
+        about["command"],
+    ]
+    return "; ".join(parts)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
