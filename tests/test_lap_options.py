@@ -113,7 +113,6 @@ def test_start_is_left_alone():
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this system")
-@pytest.mark.xfail(strict=True, reason="the engine does not ask Options::interrupt yet")
 @pytest.mark.parametrize("raises", [False, True])
 def test_signals_are_handled_while_solving(raises):
     """Signals that come while nobody looks are handled as one, once the call has returned."""
@@ -130,9 +129,9 @@ def test_signals_are_handled_while_solving(raises):
     try:
         if raises:
             with pytest.raises(KeyboardInterrupt):
-                solve_assignment(cost)
+                solve_assignment(cost, method="shortest_path")
         else:
-            solve_assignment(cost)
+            solve_assignment(cost, method="shortest_path")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)

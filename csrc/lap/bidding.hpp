@@ -27,8 +27,8 @@ class Bidding {
     explicit Bidding(ListState<Source>* state)
         : state_(*state), matching_(state->matching), prices_(state->prices), lists_(state->lists) {}
 
-    // Every row in `rows` bids, and whom it displaces, and so on: at most `budget` bids. Returns the rows left
-    // free. eps = 0: a row that could only displace another without lowering the price stays free.
+    // Every row in `rows` bids, and whom it displaces, and so on: at most `budget` bids. Returns the rows
+    // left free. eps = 0: a row that could only displace another without lowering the price stays free.
     std::vector<std::int32_t> bid_all(std::vector<std::int32_t> rows, double eps, std::int64_t budget) {
         constexpr std::size_t together = 256;
         std::vector<std::int32_t> left;
@@ -64,11 +64,14 @@ class Bidding {
     }
 
     // A quarter of the median slack within a list: what separates a row's best column from those it does
-    // without.
-    double typical_slack() const {
+    // without. From a sample of rows; `read` says that their lists are too short to tell.
+    double typical_slack(bool read) {
+        const std::int32_t step = std::max(1, state_.n() / (read ? 64 : 2048));
+        std::vector<std::int32_t> rows;
+        for (std::int32_t i = 0; i < state_.n(); i += step) rows.push_back(i);
+        if (read) lists_.read(rows, prices_);
         std::vector<double> slack;
-        const std::int32_t step = std::max(1, state_.n() / 2048);
-        for (std::int32_t i = 0; i < state_.n(); i += step) {
+        for (const std::int32_t i : rows) {
             const double best = lists_.two_smallest(i, prices_.v()).first;
             if (lists_.of(i).bound < kForbidden && best < kForbidden)
                 slack.push_back(lists_.of(i).bound - best);
@@ -79,8 +82,8 @@ class Bidding {
         return *middle / 4.0;
     }
 
-    // Whether most rows have a choice of `several` equally good columns. eps would tell them apart only to have it undone:
-    // among equals a search finds a free column at once.
+    // Whether most rows have a choice of `several` equally good columns. eps would tell them apart only to
+    // have it undone: among equals a search finds a free column at once.
     bool full_of_ties(std::int64_t several) const {
         const std::int32_t step = std::max(1, state_.n() / 64);
         std::int64_t tied = 0, seen = 0;
@@ -88,7 +91,8 @@ class Bidding {
             const double best = lists_.two_smallest(i, prices_.v()).first;
             const auto list = lists_.of(i);
             std::int64_t equal = 0;
-            for (std::int32_t k = 0; k < list.size; ++k) equal += lists_.reduced(list, k, prices_.v()) == best;
+            for (std::int32_t k = 0; k < list.size; ++k)
+                equal += lists_.reduced(list, k, prices_.v()) == best;
             tied += equal >= several;
         }
         return 2 * tied > seen;
@@ -99,13 +103,13 @@ class Bidding {
         std::fill(matching_.row_of_col.begin(), matching_.row_of_col.end(), -1);
     }
 
-    // Frees the rows whose column is further than eps from their best at today's prices.
-    void release_beyond(double eps) {
+    // Frees the rows whose column is not their best at today's prices.
+    void release_all_but_best() {
         for (std::int32_t i = 0; i < state_.n(); ++i) {
             const std::int32_t j = matching_.col_of_row[i];
             if (j < 0) continue;
             const double best = std::min(lists_.two_smallest(i, prices_.v()).first, lists_.of(i).bound);
-            if (state_.reduced_at(i, j) - best > eps) {
+            if (state_.reduced_at(i, j) > best) {
                 matching_.row_of_col[j] = -1;
                 matching_.col_of_row[i] = -1;
             }
@@ -170,8 +174,8 @@ class Bidding {
             if (matching_.row_of_col[list.columns[k]] < 0 && lists_.reduced(list, k, prices_.v()) == value)
                 return list.columns[k];
         if (list.bound > value) return -1;
-        return simd::kernels<T>().find_free_reduced(lists_.row(i), state_.source.sign, prices_.v().data(), value,
-                                                    matching_.row_of_col.data(), state_.m());
+        return simd::kernels<T>().find_free_reduced(lists_.row(i), state_.source.sign, prices_.v().data(),
+                                                    value, matching_.row_of_col.data(), state_.m());
     }
 
     ListState<Source>& state_;

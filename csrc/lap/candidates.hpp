@@ -83,7 +83,8 @@ class Candidates {
                 RowReader<Source>& reader = scratch(worker);
                 const std::int64_t count = std::min(together, source_.rows - first);
                 reader.fetch(first, count);
-                for (std::int64_t i = first; i < first + count; ++i) store(i, reader, prices, entries, seen != nullptr);
+                for (std::int64_t i = first; i < first + count; ++i)
+                    store(i, reader, prices, entries, seen != nullptr);
             });
         }
         row_scans_ += source_.rows;

@@ -109,8 +109,8 @@ class DenseSolver {
         double decrement = 0.0;
         if (best.first == best.second) {
             if (row_of_col_[j] >= 0)
-                j = kernels_.find_free_reduced(reader_.row(i), sign_, v_.data(), best.first, row_of_col_.data(),
-                                               m_);
+                j = kernels_.find_free_reduced(reader_.row(i), sign_, v_.data(), best.first,
+                                               row_of_col_.data(), m_);
         } else if (best.second < kForbidden) {
             decrement = best.second - best.first;
         }
@@ -139,8 +139,8 @@ class DenseSolver {
         double least = 0.0;
         std::int64_t sink = -1;
         for (std::int32_t i = row;;) {
-            least =
-                kernels_.relax(reader_.row(i), sign_, offset, open_v_.data(), i, key_.data(), pred_.data(), m_);
+            least = kernels_.relax(reader_.row(i), sign_, offset, open_v_.data(), i, key_.data(),
+                                   pred_.data(), m_);
             ++row_scans_;
             if (least == kForbidden || stop_requested()) return false;
             const std::int64_t j = find_key_(key_.data(), least, row_of_col_.data(), m_);
@@ -214,7 +214,7 @@ Status augment_dense(const Source& source, PartialMatching* matching, Interrupt*
     return DenseSolver<Source>(source, matching, interrupt).augment_all(matching->free_rows(), stats);
 }
 
-#define REBASIN_FAST_INSTANTIATE(T)                                                                  \
+#define REBASIN_FAST_INSTANTIATE(T)                                                                   \
     template Matching<double> solve_dense<DenseRows<T>>(const DenseRows<T>&, const Options&, Stats*); \
     template Status augment_dense<DenseRows<T>>(const DenseRows<T>&, PartialMatching*, Interrupt*, Stats*);
 #include "lap/simd/element_types.inc"

@@ -131,7 +131,8 @@ class Forest {
             }
             reach_ = std::max(reach_, event.key);
             open_[j] = -kForbidden;
-            settled_.push_back({j, event.key});            if (event.rank == kFree) {
+            settled_.push_back({j, event.key});
+            if (event.rank == kFree) {
                 if (sinks_[tree] >= 0) continue;
                 sinks_[tree] = j;
                 settled_at_last_sink = settled_.size();
@@ -179,8 +180,8 @@ class Forest {
         return found;
     }
 
-    // What is no further than the trees have grown need not be sorted in: first come, first served, so that all
-    // trees grow alike, but free columns at once.
+    // What is no further than the trees have grown need not be sorted in: first come, first served, so that
+    // all trees grow alike, but free columns at once.
     void push(const Event& event) {
         if (event.key <= reach_ && event.rank == kFree) {
             free_now_.push_back(event);

@@ -51,8 +51,8 @@ struct Options {
     bool with_duals = false;
     Method method = Method::automatic;
     int threads = 1;
-    double max_gap = 0.0;                // an answer proven this close to the optimum will do, in units of cost
-    const double* col_duals = nullptr;   // (cols,) to start from; any finite numbers give an exact answer
+    double max_gap = 0.0;  // an answer proven this close to the optimum will do, in units of cost
+    const double* col_duals = nullptr;  // (cols,) to start from; any finite numbers give an exact answer
     Interrupt* interrupt = nullptr;
 };
 

@@ -14,7 +14,11 @@ struct ListState {
     using T = typename Source::Element;
 
     ListState(const Source& rows, Crew* crew, Interrupt* stop)
-        : source(rows), matching(rows.rows, rows.cols), prices(&matching.v), lists(rows, crew), interrupt(stop) {}
+        : source(rows),
+          matching(rows.rows, rows.cols),
+          prices(&matching.v),
+          lists(rows, crew),
+          interrupt(stop) {}
 
     std::int32_t n() const { return static_cast<std::int32_t>(source.rows); }
     std::int64_t m() const { return source.cols; }

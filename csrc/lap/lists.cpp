@@ -1,10 +1,10 @@
 // Jonker-Volgenant on candidate lists: the dense algorithm's decisions, made from a few dozen columns a row.
 //
 // Square problems: column minima (one pass) give prices, one more pass the lists; then a short row reduction
-// (bidding with eps = 0). If all but a few rows are matched, shortest augmenting paths do the rest. Else those
-// paths would be long, and eps-scaling comes first: bidding with eps from a quarter of the typical slack within
-// a list, divided by five from phase to phase, prices kept. Where the first eps is so small that bidding ends
-// far from its goal (many rows after the same few columns) it is raised and bidding goes on.
+// (bidding with eps = 0). If all but a few rows are matched, shortest augmenting paths do the rest. Else
+// those paths would be long, and eps-scaling comes first: bidding with eps from a quarter of the typical
+// slack within a list, divided by five from phase to phase, prices kept. Where the first eps is so small that
+// bidding ends far from its goal (many rows after the same few columns) it is raised and bidding goes on.
 // Rectangular problems start from zero prices and go without eps-scaling, for a column left unmatched must
 // end with price 0 (Bertsekas & Castanon 1992).
 //
@@ -27,31 +27,26 @@
 #include "lap/start_prices.hpp"
 #include "lap/survey.hpp"
 
-#include <ctime>
-#include <cstdio>
-#include <cstdlib>
 namespace rebasin_fast {
 namespace {
-inline double g_clock(){ timespec t; clock_gettime(CLOCK_THREAD_CPUTIME_ID,&t); return t.tv_sec*1e3+t.tv_nsec*1e-6; }
-inline double g_last=0;
-inline void g_stage(const char* name, long a=0, long b=0){ double t=g_clock(); if(getenv("RFD")) fprintf(stderr,"  %-12s %8.2f ms %ld %ld\n",name,t-g_last,a,b); g_last=g_clock(); }
-
 
 // From this share of free rows on eps-scaling is cheaper than paths, which grow long towards the end.
 constexpr double kFewFree = 0.001;
-constexpr std::int64_t kReductionBidsPerRow = 2;  // of the first row reduction, before the next step takes over
-constexpr std::int64_t kFinalBidsPerRow = 8;      // of the one after eps-scaling
-constexpr std::int64_t kScalingBidsPerRow = 20;   // of one phase of eps-scaling
+constexpr std::int64_t kReductionBidsPerRow =
+    2;                                        // of the first row reduction, before the next step takes over
+constexpr std::int64_t kFinalBidsPerRow = 8;  // of the one after eps-scaling
+constexpr std::int64_t kScalingBidsPerRow = 20;  // of one phase of eps-scaling
 constexpr std::int64_t kReadsPerRow = 6;  // rows read again by the path search, before whole rows take over
 constexpr int kPhases = 6;
 constexpr double kEpsFall = 5.0;
 constexpr double kManyLeft = 0.02;  // so many rows free after the first phase say that its eps was too small
 constexpr int kRaises = 3;
 constexpr double kEpsRise = 32.0;
-constexpr std::int64_t kShortList = 8;  // entries at first where rows are expected to have little competition
-constexpr double kFewUnread = 0.01;  // share of rows still free for which it pays to make lists only on demand
+constexpr std::int64_t kShortList = 8;  // entries at first where rows have little competition
+constexpr double kFewUnread =
+    0.01;                          // share of rows still free for which it pays to make lists only on demand
 constexpr double kHopeless = 0.6;  // share of rows that the caller's duals leave without a column
-constexpr int kWarmPhases = 3;
+constexpr double kNearlyRight = 0.1;  // up to this share of free rows the caller's duals are nearly right
 constexpr std::int64_t kSeveral = 4;  // equally good columns that count as a choice
 
 template <class Source>
@@ -93,46 +88,50 @@ class ListSolver {
     }
 
     Status solve(const std::vector<T>& column_best, simd::Extremes* seen, Stats* stats) {
-        g_stage("start"); const bool matched = start_ == Start::minima && minima_decide(column_best);
+        const bool matched = start_ == Start::minima && minima_decide(column_best);
         if (matched) {
             match_minima(column_best);
             stats->row_scans += state_.n();
             state_.lists.list_nothing(0.0);
         }
-        const bool read = !matched || static_cast<double>(state_.matching.free_rows().size()) > kFewUnread * state_.n();
+        const bool read =
+            !matched || static_cast<double>(state_.matching.free_rows().size()) > kFewUnread * state_.n();
         if (read) {
-            const bool short_lists = start_ == Start::given || !state_.is_square();
-            const std::int64_t entries = short_lists ? kShortList : state_.m();
-            if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt)) return Status::interrupted;
+            const std::int64_t entries = start_ == Start::given ? 1
+                                         : state_.is_square()   ? state_.m()
+                                                                : kShortList;
+            if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt))
+                return Status::interrupted;
             if (seen != nullptr && seen->invalid) return Status::invalid_entry;
         }
-        g_stage("read_all"); if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
+        if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
         if (start_ == Start::given) {
             bidding_.match_best();
             hopeless_ = static_cast<double>(state_.matching.free_rows().size()) > kHopeless * state_.n();
             if (hopeless_) return Status::optimal;
         }
-        g_stage("ties/match", state_.matching.free_rows().size()); const double eps = read ? bidding_.typical_slack() : 0.0;
+        const bool listed = read && start_ != Start::given;
+        const double eps = listed ? bidding_.typical_slack(false) : 0.0;
         const std::size_t left =
             bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBidsPerRow * state_.n()).size();
-        g_stage("bids", left, state_.lists.row_scans()); if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
-            scale(eps > 0.0 ? eps : bidding_.typical_slack(),
-                  start_ == Start::given && static_cast<double>(left) <= kManyLeft * state_.n());
+        if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
+            scale(listed ? eps : bidding_.typical_slack(true));
             if (options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return Status::optimal;
-            bidding_.release_beyond(0.0);
+            bidding_.release_all_but_best();
         }
-        g_stage("scale", state_.matching.free_rows().size(), state_.lists.row_scans()); if (left > 0)
-            bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBidsPerRow * state_.n());
-        g_stage("bids2", state_.matching.free_rows().size(), state_.lists.row_scans());const Status st = find_paths(stats); g_stage("paths",stats->augmentations, state_.lists.row_scans()); return st;
+        if (left > 0) bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBidsPerRow * state_.n());
+        if (state_.stopped) return Status::interrupted;
+        return find_paths(stats);
     }
 
     bool worth_scaling(std::size_t left) {
         if (options_.method == Method::auction) return true;
+        if (start_ == Start::given && static_cast<double>(left) <= kNearlyRight * state_.n()) return false;
         return static_cast<double>(left) > kFewFree * state_.n() && !ties_;
     }
 
-    // Whether nearly every row of a sample holds a column minimum, as where a permutation is planted, or where
-    // there are few distinct costs: then most rows can be matched without making a list.
+    // Whether nearly every row of a sample holds a column minimum, as where a permutation is planted, or
+    // where there are few distinct costs: then most rows can be matched without making a list.
     bool minima_decide(const std::vector<T>& column_best) {
         constexpr std::int64_t samples = 64;
         const std::vector<std::int32_t> all_free(column_best.size(), -1);
@@ -141,7 +140,8 @@ class ListSolver {
             const T* row = state_.lists.row(static_cast<std::int32_t>(k * source_.rows / samples));
             std::int64_t count = 0;
             for (std::int64_t j = -1; count < kSeveral; ++count) {
-                j = simd::kernels<T>().find_free_equal(row, column_best.data(), all_free.data(), j + 1, state_.m());
+                j = simd::kernels<T>().find_free_equal(row, column_best.data(), all_free.data(), j + 1,
+                                                       state_.m());
                 if (j < 0) break;
             }
             hold += count > 0;
@@ -181,22 +181,17 @@ class ListSolver {
     // Integer costs are bid for in integers: every price is then an integer, and float64 holds it exactly.
     static double whole(double eps) { return std::is_integral_v<T> ? std::floor(eps) : eps; }
 
-    // eps-scaled bidding. Where prices are nearly right, the last few phases do, in which rows within eps of their
-    // best keep their columns; else it is quicker to let all rows bid afresh than to find out which may keep.
-    void scale(double eps, bool nearly_right) {
-        const int phases = nearly_right ? kWarmPhases : kPhases;
-        for (int k = kPhases; k > phases; --k) eps /= kEpsFall;
+    // eps-scaled bidding, from scratch in every phase but for the prices.
+    void scale(double eps) {
         if (std::is_integral_v<T> && eps > 0.0) eps = std::max(1.0, whole(eps));
         int raises = 0;
-        for (int left = phases; left > 0 && eps > 0.0 && !state_.stopped;) {
-            if (nearly_right)
-                bidding_.release_beyond(eps);
-            else
-                bidding_.release_all();
+        for (int left = kPhases; left > 0 && eps > 0.0 && !state_.stopped;) {
+            bidding_.release_all();
             const std::size_t still_free =
                 bidding_.bid_all(state_.matching.free_rows(), eps, kScalingBidsPerRow * state_.n()).size();
             if (still_free == 0 && options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return;
-            if (static_cast<double>(still_free) > kManyLeft * state_.n() && left == phases && raises++ < kRaises) {
+            if (static_cast<double>(still_free) > kManyLeft * state_.n() && left == kPhases &&
+                raises++ < kRaises) {
                 eps *= kEpsRise;
             } else {
                 eps = whole(eps / kEpsFall);
@@ -214,7 +209,8 @@ class ListSolver {
             const double least = state_.lists.two_smallest(i, v).first;
             (*u)[i] = std::min(chosen, least);
             if (!((*u)[i] <= state_.lists.of(i).bound))
-                (*u)[i] = simd::kernels<T>().reduced_min(state_.lists.row(i), source_.sign, v.data(), state_.m());
+                (*u)[i] =
+                    simd::kernels<T>().reduced_min(state_.lists.row(i), source_.sign, v.data(), state_.m());
         }
     }
 
@@ -234,15 +230,17 @@ Matching<double> solve_lists(const Source& source, const Options& options, Crew*
                              const std::vector<typename Source::Element>& column_best, bool turned,
                              simd::Extremes* seen, Stats* stats) {
     Matching<double> matching;
-    if (ListSolver<Source>(source, options, crew).run(column_best, turned, seen, stats, &matching)) return matching;
+    if (ListSolver<Source>(source, options, crew).run(column_best, turned, seen, stats, &matching))
+        return matching;
     if (options.col_duals == nullptr) return solve_dense(source, options, stats);
     Options cold = options;
     cold.col_duals = nullptr;
-    return solve_lists(source, cold, crew, survey(source, options.maximize, crew).column_best, turned, seen, stats);
+    return solve_lists(source, cold, crew, survey(source, options.maximize, crew).column_best, turned, seen,
+                       stats);
 }
 
-#define REBASIN_FAST_INSTANTIATE(T)                               \
-    template Matching<double> solve_lists<DenseRows<T>>(          \
+#define REBASIN_FAST_INSTANTIATE(T)                      \
+    template Matching<double> solve_lists<DenseRows<T>>( \
         const DenseRows<T>&, const Options&, Crew*, const std::vector<T>&, bool, simd::Extremes*, Stats*);
 #include "lap/simd/element_types.inc"
 #undef REBASIN_FAST_INSTANTIATE

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-
 namespace rebasin_fast {
 
 PartialMatching::PartialMatching(std::int64_t rows, std::int64_t cols)

@@ -65,8 +65,8 @@ Status augment_dense(const Source& source, PartialMatching* matching, Interrupt*
 
 // Jonker-Volgenant on candidate lists, with eps-scaled bidding where many rows stay free. Needs rows <= cols.
 // `column_best` holds the smallest element of every column (the largest when maximising) of a square problem;
-// of other problems `seen`, not null then, tells what the entries are like. `turned`: Options::col_duals belong
-// to the rows here.
+// of other problems `seen`, not null then, tells what the entries are like. `turned`: Options::col_duals
+// belong to the rows here.
 template <class Source>
 Matching<double> solve_lists(const Source& source, const Options& options, Crew* crew,
                              const std::vector<typename Source::Element>& column_best, bool turned,

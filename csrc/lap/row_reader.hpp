@@ -19,7 +19,8 @@
 
 namespace rebasin_fast {
 
-// Column prices in float64 and, where rows are first looked at in float, once more in float; padded with -inf.
+// Column prices in float64 and, where rows are first looked at in float, once more in float; padded with
+// -inf.
 template <class T>
 class Prices {
   public:
@@ -88,7 +89,8 @@ class RowReader {
     }
 
     // Finds between `room` / 4 and `room` of row i's cheapest columns; returns a bound on all others. `hint`
-    // is about how far that lies above the best. `check` looks for invalid entries on the way.
+    // is about how far that lies above the best. `check` looks for invalid entries on the way. Room for one
+    // means the best and what is hardly to be told from it.
     double list(std::int64_t i, const Prices<T>& prices, std::int64_t room, double hint, bool check) {
         row_ = rows_.row(i);
         start_ = i * source_.cols / source_.rows;
@@ -133,11 +135,12 @@ class RowReader {
     template <class F>
     bool list_as(Scratch<F>& scratch, const simd::ListKernels<T, F>& kernels, const Prices<T>& prices,
                  std::int64_t room, double hint, simd::Extremes* seen, double* bound) {
+        constexpr std::int64_t few = 8;    // that room for one may hold
         constexpr std::int64_t spill = 4;  // columns collected before the list is cut, as a multiple of it
         const std::int64_t n = source_.cols;
         const std::int64_t group = depth_ * simd::kGroupLanes;
         const std::int64_t minima = (n + group - 1) / group * simd::kGroupLanes;
-        const auto capacity = static_cast<std::size_t>(spill * room + group);
+        const auto capacity = static_cast<std::size_t>(spill * std::max(room, few) + group);
         if (scratch.minima.size() < static_cast<std::size_t>(minima))
             scratch.minima.resize(static_cast<std::size_t>(minima));
         if (scratch.values.size() < capacity) scratch.values.resize(capacity);
@@ -146,7 +149,10 @@ class RowReader {
         const auto sign = static_cast<F>(source_.sign);
         kernels.group_minima(row_, sign, v, n, depth_, scratch.minima.data(), seen);
         const F least = kernels.least_of(scratch.minima.data(), minima);
-        F threshold = choose(scratch, kernels, minima, least, room, hint);
+        F threshold = room > 1
+                          ? choose(scratch, kernels, minima, least, room, hint)
+                          : kernels.least_above(scratch.minima.data(), minima, just_above(prices, least));
+        room = std::max<std::int64_t>(room, few);
         const auto too_coarse = [&] {
             const double gap = static_cast<double>(threshold) - static_cast<double>(least);
             constexpr double share = 0.125;
@@ -172,6 +178,15 @@ class RowReader {
         spread_ = *bound - static_cast<double>(least);
         if (threshold < static_cast<F>(kForbidden)) *bound -= error<F>(prices, threshold);
         return true;
+    }
+
+    // So far above that rounding leaves no doubt.
+    template <class F>
+    static F just_above(const Prices<T>& prices, F least) {
+        constexpr double margin = 32.0;
+        if (std::is_same_v<F, double> || least == static_cast<F>(kForbidden)) return least;
+        const auto x = static_cast<double>(least);
+        return static_cast<F>(x + margin * prices.rounding(x));
     }
 
     template <class F>

@@ -1,7 +1,8 @@
 // Where rows come from. The engine asks for rows; it does not own a matrix, nor need there be one.
 //
-// A source has rows <= cols, `sign` (the cost of a cell is sign * element), at(i, j) (that cost), and readers.
-// A reader belongs to one thread and hands out contiguous rows; what it returns is good until its next call.
+// A source has rows <= cols, `sign` (the cost of a cell is sign * element), at(i, j) (that cost), and
+// readers. A reader belongs to one thread and hands out contiguous rows; what it returns is good until its
+// next call.
 #pragma once
 
 #include <algorithm>

@@ -116,7 +116,8 @@ Matching<Dual> solve_shortest_path(const TypedView<T>& cost, const Options& opti
     std::int64_t asked_at = 0;
     for (std::int32_t row = 0; row < cost.rows && status == Status::optimal; ++row) {
         if (!augmenter.augment(row)) status = Status::infeasible;
-        if (options.interrupt != nullptr && (augmenter.row_scans() - asked_at) * cost.cols > between_questions) {
+        if (options.interrupt != nullptr &&
+            (augmenter.row_scans() - asked_at) * cost.cols > between_questions) {
             asked_at = augmenter.row_scans();
             if (options.interrupt->requested()) status = Status::interrupted;
         }

@@ -82,7 +82,8 @@ double gap_of(const TypedView<T>& cost, double sign, const Matching<Num>& matchi
     return gap / std::abs(sign);
 }
 
-void store_cells(const std::vector<std::int32_t>& col_of_row, std::int64_t cols, bool turned, Result* result) {
+void store_cells(const std::vector<std::int32_t>& col_of_row, std::int64_t cols, bool turned,
+                 Result* result) {
     const auto n = static_cast<std::int64_t>(col_of_row.size());
     result->row_ind.resize(static_cast<std::size_t>(n));
     result->col_ind.resize(static_cast<std::size_t>(n));
@@ -158,13 +159,16 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
         const DenseRows<T> source(cost, sign * guard);
         Matching<double> matching;
         if (by_lists)
-            matching = solve_lists(source, options, &crew, found.column_best, turned, surveyed ? nullptr : &found.seen, &stats);
+            matching = solve_lists(source, options, &crew, found.column_best, turned,
+                                   surveyed ? nullptr : &found.seen, &stats);
         else if (stats.method == Method::dense || guard != 1.0)
             matching = solve_dense(source, options, &stats);
         else
             matching = solve_shortest_path<double>(cost, options, &stats);
         // Without a survey it is known only now whether sums could overflow.
-        if (std::is_same_v<T, double> && !surveyed && guard == 1.0 && overflow_guard(found.seen, cost.rows) != 1.0) continue;
+        if (std::is_same_v<T, double> && !surveyed && guard == 1.0 &&
+            overflow_guard(found.seen, cost.rows) != 1.0)
+            continue;
         return finish(cost, sign * guard, std::move(matching), turned, stats);
     }
 }

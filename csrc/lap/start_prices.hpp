@@ -14,8 +14,8 @@ namespace rebasin_fast {
 
 // Prices of Monge and rank-one costs (c_ij = x_i y_j, (x_i - y_j)^2, |x_i - y_j| and their like), where every
 // shortest augmenting path is long and lists are of no use, but where rows and columns have an order in which
-// the optimum pairs them off, and neighbours in that order alone determine the prices. Nothing is trusted: the
-// prices are used if a sample of rows finds its own partner best.
+// the optimum pairs them off, and neighbours in that order alone determine the prices. Nothing is trusted:
+// the prices are used if a sample of rows finds its own partner best.
 template <class Source>
 class MongeStart {
   public:
@@ -27,7 +27,8 @@ class MongeStart {
         order();
         const double difference = cost(0, 0) - cost(0, n_ - 1) - cost(n_ - 1, 0) + cost(n_ - 1, n_ - 1);
         if (!std::isfinite(difference)) return false;
-        std::reverse(cols_.begin(), cols_.end());  // sums of differences ascend: opposite ends belong together
+        std::reverse(cols_.begin(),
+                     cols_.end());  // sums of differences ascend: opposite ends belong together
         chain(prices);
         return holds(*prices);
     }
@@ -64,17 +65,20 @@ class MongeStart {
         order_by_ends();
     }
 
-    // Rows by how they differ between two columns, columns by how they differ between the outermost rows; once
-    // more with the outermost columns, for any two may lie so close together that they tell little.
+    // Rows by how they differ between two columns, columns by how they differ between the outermost rows;
+    // once more with the outermost columns, for any two may lie so close together that they tell little.
     void order_by_ends() {
         for (int round = 0; round < 2; ++round) {
-            sort_by_difference(&rows_, cols_.front(), cols_.back(), [&](std::int32_t i, std::int32_t j) { return source_.at(i, j); });
-            sort_by_difference(&cols_, rows_.front(), rows_.back(), [&](std::int32_t j, std::int32_t i) { return source_.at(i, j); });
+            sort_by_difference(&rows_, cols_.front(), cols_.back(),
+                               [&](std::int32_t i, std::int32_t j) { return source_.at(i, j); });
+            sort_by_difference(&cols_, rows_.front(), rows_.back(),
+                               [&](std::int32_t j, std::int32_t i) { return source_.at(i, j); });
         }
     }
 
     template <class Cost>
-    void sort_by_difference(std::vector<std::int32_t>* lines, std::int32_t first, std::int32_t last, Cost at) {
+    void sort_by_difference(std::vector<std::int32_t>* lines, std::int32_t first, std::int32_t last,
+                            Cost at) {
         std::vector<std::pair<double, std::int32_t>> keyed;
         keyed.reserve(lines->size());
         for (const std::int32_t line : *lines) {
@@ -85,7 +89,8 @@ class MongeStart {
         for (std::size_t k = 0; k < keyed.size(); ++k) (*lines)[k] = keyed[k].second;
     }
 
-    // Between what the next row and what this row demand of the difference of two neighbours' prices, halfway.
+    // Between what the next row and what this row demand of the difference of two neighbours' prices,
+    // halfway.
     void chain(std::vector<double>* prices) const {
         prices->assign(static_cast<std::size_t>(n_), 0.0);
         double price = 0.0;
@@ -147,25 +152,36 @@ bool column_minima(const Source& source, const std::vector<typename Source::Elem
 }
 
 // The caller's duals, brought to this problem's sign, and whole numbers for integers. `of_rows`: they belong
-// to the rows of a problem that was turned, and each column gets the highest price they allow. False when they
-// are too large to compute with.
+// to the rows of a problem that was turned, and each column gets the highest price they allow. Only their
+// differences matter; false when these are so large beside the costs that rounding would swallow the costs.
 template <class Source>
 bool given_prices(const Source& source, const double* duals, bool of_rows, std::vector<double>* prices) {
-    const std::int64_t n = source.rows, m = source.cols;
     constexpr bool whole = std::is_integral_v<typename Source::Element>;
-    constexpr double most = whole ? 0x1p51 : 0x1p1000;
-    std::vector<double> given(static_cast<std::size_t>(of_rows ? n : m));
-    for (std::size_t k = 0; k < given.size(); ++k) {
-        given[k] = source.sign * duals[k];
-        if constexpr (whole) given[k] = std::floor(given[k]);
-        if (!(std::abs(given[k]) < most)) return false;
+    constexpr double far =
+        256.0;  // optimal duals are seldom further apart than a few times the range of the costs
+    const std::int64_t n = source.rows, m = source.cols;
+    double lowest = kForbidden, highest = -kForbidden;
+    for (std::int64_t k = 0; k < m; ++k) {
+        const double c = source.at(k % n, k * 7919 % m);
+        if (c < kForbidden) lowest = std::min(lowest, c), highest = std::max(highest, c);
+    }
+    std::vector<double> given(duals, duals + (of_rows ? n : m));
+    std::vector<double> ordered = given;
+    const auto middle = ordered.begin() + std::ssize(ordered) / 2;
+    std::nth_element(ordered.begin(), middle, ordered.end());
+    const double shift = *middle;
+    for (double& x : given) {
+        x = source.sign * (x - shift);
+        if constexpr (whole) x = std::floor(x);
+        if (!(std::abs(x) <= far * (highest - lowest))) return false;
     }
     if (!of_rows) {
         *prices = std::move(given);
         return true;
     }
     const std::int64_t width = simd::padded(m);
-    std::vector<double> zero(static_cast<std::size_t>(width), 0.0), least(static_cast<std::size_t>(width), kForbidden);
+    std::vector<double> zero(static_cast<std::size_t>(width), 0.0),
+        least(static_cast<std::size_t>(width), kForbidden);
     std::fill(zero.begin() + m, zero.end(), -kForbidden);
     std::vector<std::int32_t> unused(static_cast<std::size_t>(width));
     typename Source::Reader reader(source);

@@ -47,9 +47,11 @@ struct ListKernels {
     void (*group_minima)(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, F* minima,
                          Extremes* seen);
 
-    // Of n values, a multiple of kGroupLanes: how many are below the threshold; the least.
+    // Of n values, a multiple of kGroupLanes: how many are below the threshold; the least; the least above
+    // `floor`, inf if there is none.
     std::int64_t (*count_below)(const F* values, std::int64_t n, F threshold);
     F (*least_of)(const F* values, std::int64_t n);
+    F (*least_above)(const F* values, std::int64_t n, F floor);
 
     // Appends column and value of everything below the threshold, from `group` on, as long as a whole group
     // more would fit into `capacity`; returns the group to go on with.

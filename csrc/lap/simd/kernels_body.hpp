@@ -316,21 +316,17 @@ FindKey find_key() {
 
 template <class T, class F>
 constexpr ListKernels<T, F> list_kernels() {
-    return {&group_minima<T, F>, &count_below<F>, &least_of<F>, &collect_below<T, F>, &collect_equal<T, F>};
+    return {&group_minima<T, F>, &count_below<F>,      &least_of<F>,
+            &least_above<F>,     &collect_below<T, F>, &collect_equal<T, F>};
 }
 
 template <class T>
 const Kernels<T>& table() {
-    static constexpr Kernels<T> kernels{&column_min<T>,
-                                        &column_best<T>,
-                                        &find_free_equal<T>,
-                                        &reduced_min2<T>,
-                                        &listed_min2<T>,
-                                        &listed_below<T>,
-                                        &reduced_min<T>,
-                                        &relax<T>,
-                                        &find_free_reduced<T>,
-                                        list_kernels<T, Fast<T>>(),
+    static constexpr Kernels<T> kernels{&column_min<T>,           &column_best<T>,
+                                        &find_free_equal<T>,      &reduced_min2<T>,
+                                        &listed_min2<T>,          &listed_below<T>,
+                                        &reduced_min<T>,          &relax<T>,
+                                        &find_free_reduced<T>,    list_kernels<T, Fast<T>>(),
                                         list_kernels<T, double>()};
     return kernels;
 }

@@ -1,4 +1,5 @@
-// The instruction set every processor of the architecture has; two lanes let compilers use what it has of vectors.
+// The instruction set every processor of the architecture has; two lanes let compilers use what it has of
+// vectors.
 #define REBASIN_FAST_SIMD_NAMESPACE scalar
 #define REBASIN_FAST_SIMD_LANES 2
 #include "lap/simd/kernels_body.hpp"
