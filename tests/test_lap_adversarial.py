@@ -77,7 +77,7 @@ def test_sums_beyond_float64_do_not_keep_the_optimum_from_being_found():
 def test_a_proof_holds_where_its_sums_exceed_float64(shape, maximize):
     cost = np.random.default_rng(0).integers(-1000, 1001, shape) / 1000
     answer = solve_assignment(cost, maximize)
-    duals = {"row_duals": answer.row_duals * HUGE / 8, "col_duals": answer.col_duals * HUGE / 8}
+    duals = {"row_duals": answer.row_duals * (HUGE / 8), "col_duals": answer.col_duals * (HUGE / 8)}
     for typed in (cost * (HUGE / 8), np.asfortranarray(cost * (HUGE / 8))):
         verdict = verify_assignment(typed, (answer.row_ind, answer.col_ind), maximize=maximize, **duals)
         assert verdict.optimal
