@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "lap/bidding.hpp"
+#include "lap/factored_reader.hpp"
 #include "lap/forest.hpp"
 #include "lap/list_state.hpp"
 #include "lap/oriented.hpp"
@@ -168,6 +169,13 @@ Matching<double> solve_lists(const Source& source, const Options& options, Crew*
     template Matching<double> solve_lists<DenseRows<T>>(          \
         const DenseRows<T>&, const Options&, Crew*, const std::vector<T>&, bool, simd::Extremes*, Stats*);
 #include "lap/simd/element_types.inc"
+#undef REBASIN_FAST_INSTANTIATE
+
+#define REBASIN_FAST_INSTANTIATE(F)                     \
+    template Matching<double> solve_lists<FactoredRows<F>>( \
+        const FactoredRows<F>&, const Options&, Crew*, const std::vector<double>&, bool, simd::Extremes*, Stats*);
+REBASIN_FAST_INSTANTIATE(float)
+REBASIN_FAST_INSTANTIATE(double)
 #undef REBASIN_FAST_INSTANTIATE
 
 }  // namespace rebasin_fast

@@ -37,6 +37,9 @@ class DenseRows {
         return std::clamp<std::int64_t>(fit / in_line * in_line, in_line, 4 * in_line);
     }
 
+    // The same for rows that are no neighbours.
+    std::int64_t scattered_together() const { return 1; }
+
     class Reader {
       public:
         explicit Reader(const DenseRows& source) : source_(source) {}
