@@ -26,18 +26,20 @@ Result solve_as_matrix(const FactoredRows<F>& source, const Options& options, bo
 // The smallest product of every column, the largest when maximising, as good as sums in F give it; nothing
 // when asked to stop.
 template <class F>
-std::vector<double> column_best(const FactoredRows<F>& source, const Options& options, Crew* crew) {
+std::vector<double> column_best(const FactoredRows<F>& source, const Options& options, Crew* crew,
+                                Stats* stats) {
     using Panel = typename FactoredRows<F>::template Panel<F>;
     std::vector<std::vector<F>> best(static_cast<std::size_t>(crew->size()));
     std::vector<Panel> panels(best.size(), Panel(source));
-    const std::int64_t together = source.rows_together(), tasks = (source.rows + together - 1) / together;
-    constexpr std::int64_t stretch = 64;
-    simd::Extremes unused{};
+    constexpr std::int64_t stretch = 64, every = 4;
+    const std::int64_t together = source.rows_together(), apart = every * together;
+    const std::int64_t tasks = (source.rows + apart - 1) / apart;
+
     for (std::int64_t begin = 0; begin < tasks; begin += stretch) {
         if (options.interrupt != nullptr && options.interrupt->requested()) return {};
         crew->for_each(std::min(stretch, tasks - begin), [&](int worker, std::int64_t k) {
             std::vector<F>& mine = best[static_cast<std::size_t>(worker)];
-            const std::int64_t row = (begin + k) * together, count = std::min(together, source.rows - row);
+            const std::int64_t row = (begin + k) * apart, count = std::min(together, source.rows - row);
             std::int64_t stride;
             const F* first = panels[static_cast<std::size_t>(worker)].rows(row, count, &stride);
             if (mine.empty()) mine.assign(first, first + source.cols);
@@ -46,11 +48,13 @@ std::vector<double> column_best(const FactoredRows<F>& source, const Options& op
                                            &seen);
         });
     }
+    stats->row_scans += std::min(source.rows, tasks * together);
     std::vector<F> all;
+    simd::Extremes seen{};
     for (const std::vector<F>& part : best) {
         if (part.empty()) continue;
         if (all.empty()) all = part;
-        simd::kernels<F>().column_best(part.data(), 0, 1, options.maximize, all.data(), source.cols, &unused);
+        simd::kernels<F>().column_best(part.data(), 0, 1, options.maximize, all.data(), source.cols, &seen);
     }
     return {all.begin(), all.end()};
 }
@@ -72,9 +76,8 @@ Result solve_by_rows(const FactoredRows<F>& source, const Options& options, bool
     stats.method = Method::jv;
     std::vector<double> best;
     if (source.rows == source.cols) {
-        best = column_best(source, options, crew);
+        best = column_best(source, options, crew, &stats);
         if (best.empty()) return with_status(Status::interrupted);
-        stats.row_scans = source.rows;
     }
     Matching<double> matching = solve_lists(source, options, crew, best, turned, nullptr, &stats);
     if (matching.status != Status::optimal) return with_status(matching.status);

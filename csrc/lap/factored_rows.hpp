@@ -66,11 +66,12 @@ class FactoredRows {
         kernels_.listed(a_.row(i), b_.data, a_.depth, columns, count, elements);
     }
 
-    // How many rows are best computed together: the columns are read once for all of them.
+    // How many rows are best computed together: the columns are read once for all of them, but what they give
+    // should stay in cache until it is looked through.
     std::int64_t rows_together() const {
-        constexpr std::int64_t bytes = std::int64_t{1} << 23, most = 32;
+        constexpr std::int64_t bytes = std::int64_t{1} << 22, least = 16, most = 32;
         const std::int64_t fit = bytes / (cols * static_cast<std::int64_t>(sizeof(F)));
-        return std::clamp<std::int64_t>(fit / simd::kTileRows * simd::kTileRows, simd::kTileRows, most);
+        return std::clamp(fit / simd::kTileRows * simd::kTileRows, least, most);
     }
 
     // The same for rows that are no neighbours.

@@ -46,14 +46,19 @@ inline Sums<Out> add_product(Sums<Out> x, Sums<Out> y, Sums<Out> sum) {
     return fused(x, y, sum);
 }
 
-// The products of `Rows` rows of a tile and `Blocks` neighbouring blocks.
+// The products of `Rows` rows of a tile and `Blocks` neighbouring blocks. What is multiplied after these
+// blocks is fetched meanwhile: processors do not look ahead beyond a page.
 template <class In, class Out, std::int64_t Rows, std::int64_t Blocks>
-inline void multiply_tile(const Out* tile, const In* blocks, std::int64_t depth, Out* products,
-                          std::int64_t stride) {
+inline void multiply_tile(const Out* tile, const In* blocks, const In* next, std::int64_t depth,
+                          Out* products, std::int64_t stride) {
     constexpr std::int64_t lanes = Wide<Out>::lanes, per_block = kBlockColumns / lanes;
-    constexpr std::int64_t vectors = Blocks * per_block;
+    constexpr std::int64_t vectors = Blocks * per_block, in_line = 64 / static_cast<std::int64_t>(sizeof(In));
     using Loaded = typename VectorOfLanes<In, lanes>::type;
-    Sums<Out> sum[Rows][vectors] = {};
+    Sums<Out> sum[Rows][vectors];
+#pragma GCC unroll 16
+    for (std::int64_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (std::int64_t v = 0; v < vectors; ++v) sum[r][v] = Sums<Out>{};
     for (std::int64_t k = 0; k < depth; ++k) {
         Sums<Out> x[vectors];
 #pragma GCC unroll 16
@@ -61,36 +66,49 @@ inline void multiply_tile(const Out* tile, const In* blocks, std::int64_t depth,
             x[v] = __builtin_convertvector(load<Loaded>(blocks + v / per_block * depth * kBlockColumns +
                                                         k * kBlockColumns + v % per_block * lanes),
                                            Sums<Out>);
+        if constexpr (Rows > 1) {
+#pragma GCC unroll 16
+            for (std::int64_t line = 0; line < Blocks * kBlockColumns / in_line; ++line)
+                __builtin_prefetch(next + (k * Blocks * kBlockColumns + line * in_line));
+        }
 #pragma GCC unroll 16
         for (std::int64_t r = 0; r < Rows; ++r) {
-            const Sums<Out> y = Sums<Out>{} + tile[k * kTileRows + r];
+            const Sums<Out> y = tile[k * kTileRows + r] - Sums<Out>{};  // less 0, which changes no number
 #pragma GCC unroll 16
             for (std::int64_t v = 0; v < vectors; ++v) sum[r][v] = add_product<In, Out>(x[v], y, sum[r][v]);
         }
     }
+#pragma GCC unroll 16
     for (std::int64_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
         for (std::int64_t v = 0; v < vectors; ++v) store(products + r * stride + v * lanes, sum[r][v]);
 }
 
 template <class In, class Out, std::int64_t Rows, std::int64_t Blocks>
-inline void multiply_blocks(const Out* tiles, std::int64_t rows, const In* blocks, std::int64_t depth,
-                            Out* products, std::int64_t stride) {
+inline void multiply_blocks(const Out* tiles, std::int64_t rows, const In* blocks, const In* next,
+                            std::int64_t depth, Out* products, std::int64_t stride) {
     for (std::int64_t i = 0; i < rows; i += Rows) {
         const Out* tile = tiles + i / kTileRows * kTileRows * depth + i % kTileRows;
-        multiply_tile<In, Out, Rows, Blocks>(tile, blocks, depth, products + i * stride, stride);
+        multiply_tile<In, Out, Rows, Blocks>(tile, blocks, next, depth, products + i * stride, stride);
     }
 }
 
 template <class In, class Out, std::int64_t Rows, std::int64_t Blocks>
 void multiply_rows(const Out* tiles, std::int64_t rows, const In* blocks, std::int64_t count,
                    std::int64_t depth, Out* products, std::int64_t stride) {
+    const std::int64_t size = depth * kBlockColumns;
     std::int64_t j = 0;
-    for (; j + Blocks <= count; j += Blocks)
-        multiply_blocks<In, Out, Rows, Blocks>(tiles, rows, blocks + j * depth * kBlockColumns, depth,
-                                               products + j * kBlockColumns, stride);
-    for (; j < count; ++j)
-        multiply_blocks<In, Out, Rows, 1>(tiles, rows, blocks + j * depth * kBlockColumns, depth,
-                                          products + j * kBlockColumns, stride);
+    for (; j + Blocks <= count; j += Blocks) {
+        const In* here = blocks + j * size;
+        const In* next = j + 2 * Blocks <= count ? here + Blocks * size : here;
+        multiply_blocks<In, Out, Rows, Blocks>(tiles, rows, here, next, depth, products + j * kBlockColumns,
+                                               stride);
+    }
+    for (; j < count; ++j) {
+        const In* here = blocks + j * size;
+        multiply_blocks<In, Out, Rows, 1>(tiles, rows, here, here, depth, products + j * kBlockColumns,
+                                          stride);
+    }
 }
 
 template <class In, class Out>
