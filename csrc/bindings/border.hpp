@@ -19,6 +19,9 @@ MatrixView view_of(const pybind11::array& cost);
 // The one place where a status becomes an exception. The texts are SciPy's: callers match on them.
 void raise_for(Status status);
 
+// What Python's Assignment is made of, or the exception the status asks for.
+pybind11::dict answer_of(Result&& result);
+
 // (row_ind, col_ind) of a matrix of any size, solved without the GIL.
 pybind11::tuple assign(const pybind11::array& cost, bool maximize);
 

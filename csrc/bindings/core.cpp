@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     rebasin_fast::register_lap(module);
     rebasin_fast::register_direct_call(module);
     rebasin_fast::register_batch(module);
+    rebasin_fast::register_factored(module);
 }

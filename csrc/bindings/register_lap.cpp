@@ -131,18 +131,9 @@ Method method_named(const std::string& wanted) {
                           "'; expected 'auto', 'jv', 'auction', 'dense' or 'shortest_path'");
 }
 
-// The Python layer has checked the numbers, and that `duals` fits the shape.
-py::dict solve_with_duals(const py::array& cost, bool maximize, const std::string& method, int threads,
-                          double max_gap,
-                          const std::optional<py::array_t<double, py::array::c_style>>& duals) {
-    Options options;
-    options.maximize = maximize;
-    options.with_duals = true;
-    options.method = method_named(method);
-    options.threads = threads;
-    options.max_gap = max_gap;
-    if (duals) options.col_duals = duals->data();
-    Result result = solve_without_gil(cost, options);
+}  // namespace
+
+py::dict answer_of(Result&& result) {
     raise_for(result.status);
     if (result.duals.overflow) {
         PyErr_SetString(
@@ -166,6 +157,23 @@ py::dict solve_with_duals(const py::array& cost, bool maximize, const std::strin
     out["row_scans"] = result.stats.row_scans;
     out["augmentations"] = result.stats.augmentations;
     return out;
+}
+
+namespace {
+
+// The Python layer has checked the numbers, and that `duals` fits the shape.
+py::dict solve_with_duals(const py::array& cost, bool maximize, const std::string& method, int threads,
+                          double max_gap,
+                          const std::optional<py::array_t<double, py::array::c_style>>& duals) {
+    Options options;
+    options.maximize = maximize;
+    options.with_duals = true;
+    options.method = method_named(method);
+    options.threads = threads;
+    options.max_gap = max_gap;
+    if (duals) options.col_duals = duals->data();
+    Result result = solve_without_gil(cost, options);
+    return answer_of(std::move(result));
 }
 
 // The Python layer has checked that (row_ind, col_ind) is a complete matching and that the duals fit the

@@ -82,7 +82,7 @@ class Candidates {
                 const std::int64_t first = (begin + k) * together;
                 RowReader<Source>& reader = scratch(worker);
                 const std::int64_t count = std::min(together, source_.rows - first);
-                reader.fetch(first, count);
+                reader.fetch(first, count, prices);
                 for (std::int64_t i = first; i < first + count; ++i)
                     store(i, reader, prices, entries, seen != nullptr);
             });
@@ -101,6 +101,7 @@ class Candidates {
     // Reads row i at today's prices and lists its cheapest columns.
     void read(std::int32_t i, const Prices<T>& prices) {
         RowReader<Source>& reader = scratch(0);
+        reader.fetch(&i, 1, prices);
         store(i, reader, prices, source_.cols, false);
         learn(reader);
         ++row_scans_;
@@ -111,10 +112,14 @@ class Candidates {
         constexpr std::int64_t worth_sharing = std::int64_t{1} << 18;  // elements
         Crew alone(1);
         Crew* crew = static_cast<std::int64_t>(rows.size()) * source_.cols < worth_sharing ? &alone : crew_;
-        crew->for_each(static_cast<std::int64_t>(rows.size()), [&](int worker, std::int64_t k) {
-            store(rows[k], scratch(worker), prices, source_.cols, false);
+        const auto count = static_cast<std::int64_t>(rows.size()), together = source_.scattered_together();
+        crew->for_each((count + together - 1) / together, [&](int worker, std::int64_t k) {
+            const std::int64_t first = k * together, last = std::min(first + together, count);
+            RowReader<Source>& reader = scratch(worker);
+            reader.fetch(rows.data() + first, last - first, prices);
+            for (std::int64_t r = first; r < last; ++r) store(rows[r], reader, prices, source_.cols, false);
         });
-        row_scans_ += static_cast<std::int64_t>(rows.size());
+        row_scans_ += count;
     }
 
     // Reads row i with room for twice as many; false when the memory set aside for that is used up.

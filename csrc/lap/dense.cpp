@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "lap/certificate.hpp"
+#include "lap/factored_rows.hpp"
 #include "lap/oriented.hpp"
 #include "lap/simd/kernels.hpp"
 
@@ -218,6 +219,13 @@ Status augment_dense(const Source& source, PartialMatching* matching, Interrupt*
     template Matching<double> solve_dense<DenseRows<T>>(const DenseRows<T>&, const Options&, Stats*); \
     template Status augment_dense<DenseRows<T>>(const DenseRows<T>&, PartialMatching*, Interrupt*, Stats*);
 #include "lap/simd/element_types.inc"
+#undef REBASIN_FAST_INSTANTIATE
+
+#define REBASIN_FAST_INSTANTIATE(F)                                                                             \
+    template Matching<double> solve_dense<FactoredRows<F>>(const FactoredRows<F>&, const Options&, Stats*); \
+    template Status augment_dense<FactoredRows<F>>(const FactoredRows<F>&, PartialMatching*, Interrupt*, Stats*);
+REBASIN_FAST_INSTANTIATE(float)
+REBASIN_FAST_INSTANTIATE(double)
 #undef REBASIN_FAST_INSTANTIATE
 
 }  // namespace rebasin_fast

@@ -21,6 +21,7 @@
 #include <utility>
 
 #include "lap/bidding.hpp"
+#include "lap/factored_reader.hpp"
 #include "lap/forest.hpp"
 #include "lap/list_state.hpp"
 #include "lap/oriented.hpp"
@@ -133,6 +134,7 @@ class ListSolver {
     // Whether nearly every row of a sample holds a column minimum, as where a permutation is planted, or
     // where there are few distinct costs: then most rows can be matched without making a list.
     bool minima_decide(const std::vector<T>& column_best) {
+        if constexpr (!Source::kInMemory) return false;  // and its column minima are of a sample of rows only
         constexpr std::int64_t samples = 64;
         const std::vector<std::int32_t> all_free(column_best.size(), -1);
         std::int64_t hold = 0, tied = 0;
@@ -243,6 +245,13 @@ Matching<double> solve_lists(const Source& source, const Options& options, Crew*
     template Matching<double> solve_lists<DenseRows<T>>( \
         const DenseRows<T>&, const Options&, Crew*, const std::vector<T>&, bool, simd::Extremes*, Stats*);
 #include "lap/simd/element_types.inc"
+#undef REBASIN_FAST_INSTANTIATE
+
+#define REBASIN_FAST_INSTANTIATE(F)                     \
+    template Matching<double> solve_lists<FactoredRows<F>>( \
+        const FactoredRows<F>&, const Options&, Crew*, const std::vector<double>&, bool, simd::Extremes*, Stats*);
+REBASIN_FAST_INSTANTIATE(float)
+REBASIN_FAST_INSTANTIATE(double)
 #undef REBASIN_FAST_INSTANTIATE
 
 }  // namespace rebasin_fast

@@ -83,10 +83,12 @@ class RowReader {
 
     const T* row(std::int64_t i) { return rows_.row(i); }
 
-    void fetch(std::int64_t first, std::int64_t count) {
+    // Announces the rows that will be listed next, neighbours or not.
+    void fetch(std::int64_t first, std::int64_t count, const Prices<T>&) {
         std::int64_t stride;
         rows_.rows(first, count, &stride);
     }
+    void fetch(const std::int32_t*, std::int64_t, const Prices<T>&) {}
 
     // Finds between `room` / 4 and `room` of row i's cheapest columns; returns a bound on all others. `hint`
     // is about how far that lies above the best. `check` looks for invalid entries on the way. Room for one

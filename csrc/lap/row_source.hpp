@@ -19,6 +19,7 @@ template <class T>
 class DenseRows {
   public:
     using Element = T;
+    static constexpr bool kInMemory = true;  // a row costs no more than reading it
 
     // `factor` times the elements are the costs: 1 or -1, or powers of two that keep sums from overflowing.
     DenseRows(const TypedView<T>& view, double factor)
@@ -37,6 +38,9 @@ class DenseRows {
         const std::int64_t fit = bytes / (cols * static_cast<std::int64_t>(sizeof(T)));
         return std::clamp<std::int64_t>(fit / in_line * in_line, in_line, 4 * in_line);
     }
+
+    // The same for rows that are no neighbours.
+    std::int64_t scattered_together() const { return 1; }
 
     class Reader {
       public:

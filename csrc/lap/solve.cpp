@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "lap/answer.hpp"
 #include "lap/certificate.hpp"
 #include "lap/lap.hpp"
 #include "lap/oriented.hpp"
@@ -47,15 +48,8 @@ double overflow_guard(const simd::Extremes& seen, std::int64_t n) {
     return seen.largest_magnitude > limit ? 0x1p-64 : 1.0;
 }
 
-// False when they do not fit: undoing the scale of the overflow guard can make them infinite.
-bool store_duals(const std::vector<double>& in, double sign, std::vector<double>* out) {
-    out->resize(in.size());
-    std::transform(in.begin(), in.end(), out->begin(), [=](double x) { return x / sign; });
-    return std::all_of(out->begin(), out->end(), [](double x) { return std::isfinite(x); });
-}
-
 // False when they do not fit.
-bool store_duals(const std::vector<int128>& in, double sign, std::vector<std::int64_t>* out) {
+bool store_exact_duals(const std::vector<int128>& in, double sign, std::vector<std::int64_t>* out) {
     out->resize(in.size());
     bool fits = true;
     for (std::size_t k = 0; k < in.size(); ++k) {
@@ -82,24 +76,6 @@ double gap_of(const TypedView<T>& cost, double sign, const Matching<Num>& matchi
     return gap / std::abs(sign);
 }
 
-void store_cells(const std::vector<std::int32_t>& col_of_row, std::int64_t cols, bool turned,
-                 Result* result) {
-    const auto n = static_cast<std::int64_t>(col_of_row.size());
-    result->row_ind.resize(static_cast<std::size_t>(n));
-    result->col_ind.resize(static_cast<std::size_t>(n));
-    if (!turned) {
-        for (std::int64_t i = 0; i < n; ++i) result->row_ind[i] = i, result->col_ind[i] = col_of_row[i];
-        return;
-    }
-    std::vector<std::int32_t> col_of_original_row(static_cast<std::size_t>(cols), -1);
-    for (std::int64_t i = 0; i < n; ++i) col_of_original_row[col_of_row[i]] = static_cast<std::int32_t>(i);
-    for (std::int64_t r = 0, k = 0; r < cols; ++r)
-        if (col_of_original_row[r] >= 0) {
-            result->row_ind[k] = r;
-            result->col_ind[k++] = col_of_original_row[r];
-        }
-}
-
 template <class Num, class T>
 Result finish(const TypedView<T>& cost, double sign, Matching<Num> matching, bool turned, Stats stats) {
     Result result;
@@ -115,17 +91,11 @@ Result finish(const TypedView<T>& cost, double sign, Matching<Num> matching, boo
             const bool rows_fit = store_duals(row, sign, &duals.row);
             duals.overflow = !store_duals(col, sign, &duals.col) || !rows_fit;
         } else {
-            const bool rows_fit = store_duals(row, sign, &duals.exact_row);
-            duals.overflow = !store_duals(col, sign, &duals.exact_col) || !rows_fit;
+            const bool rows_fit = store_exact_duals(row, sign, &duals.exact_row);
+            duals.overflow = !store_exact_duals(col, sign, &duals.exact_col) || !rows_fit;
         }
     }
     store_cells(matching.col_of_row, cost.cols, turned, &result);
-    return result;
-}
-
-Result with_status(Status status) {
-    Result result;
-    result.status = status;
     return result;
 }
 

@@ -5,6 +5,7 @@ from rebasin_fast._version import __version__
 from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
 from rebasin_fast.batch import AssignmentBatch, solve_assignment_batch
 from rebasin_fast.evaluate import BarrierResult, Evaluation, barrier, evaluate
+from rebasin_fast.factored import solve_assignment_factored
 from rebasin_fast.interpolate import interpolate
 from rebasin_fast.lap import (
     Assignment,
@@ -40,6 +41,7 @@ __all__ = [  # in the order of the data flow
     "linear_sum_assignment",
     "solve_assignment",
     "solve_assignment_batch",
+    "solve_assignment_factored",
     "verify_assignment",
     "Assignment",
     "AssignmentStats",

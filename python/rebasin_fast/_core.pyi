@@ -23,6 +23,14 @@ def solve(
 def solve_batch(
     costs: npt.NDArray[Any] | list[npt.NDArray[Any]], maximize: bool, with_duals: bool, threads: int
 ) -> dict[str, npt.NDArray[np.int64]]: ...
+def solve_factored(
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    maximize: bool,
+    threads: int,
+    max_gap: float,
+    duals: npt.NDArray[np.float64] | None,
+) -> dict[str, Any]: ...
 def prove(
     cost: npt.NDArray[Any],
     maximize: bool,

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "lap/simd/kernels.hpp"
+#include "lap/simd/product_kernels.hpp"
 #include "lap/simd/small_kernel.hpp"
 
 namespace rebasin_fast::simd {
@@ -13,6 +14,8 @@ namespace rebasin_fast::simd {
     const Kernels<T>& table();         \
     FindKey find_key();                \
     SolveSmall solve_small_kernel();   \
+    template <class F>                 \
+    const ProductKernels<F>& product_table(); \
     }
 REBASIN_FAST_DECLARE_ISA(scalar)
 #ifdef REBASIN_FAST_X86_KERNELS
@@ -138,6 +141,13 @@ SolveSmall solve_small_kernel(std::int64_t cols) {
 #endif
     REBASIN_FAST_RETURN_ACTIVE(solve_small_kernel());
 }
+
+template <class F>
+const ProductKernels<F>& product_kernels() {
+    REBASIN_FAST_RETURN_ACTIVE(product_table<F>());
+}
+template const ProductKernels<float>& product_kernels<float>();
+template const ProductKernels<double>& product_kernels<double>();
 
 const char* active_isa() {
     return kNames[static_cast<int>(active().load())];

@@ -2,3 +2,4 @@
 #define REBASIN_FAST_SIMD_LANES 2
 #include "lap/simd/kernels_body.hpp"
 #include "lap/simd/small_body.hpp"
+#include "lap/simd/product_body.hpp"
