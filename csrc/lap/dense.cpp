@@ -221,9 +221,10 @@ Status augment_dense(const Source& source, PartialMatching* matching, Interrupt*
 #include "lap/simd/element_types.inc"
 #undef REBASIN_FAST_INSTANTIATE
 
-#define REBASIN_FAST_INSTANTIATE(F)                                                                             \
+#define REBASIN_FAST_INSTANTIATE(F)                                                                         \
     template Matching<double> solve_dense<FactoredRows<F>>(const FactoredRows<F>&, const Options&, Stats*); \
-    template Status augment_dense<FactoredRows<F>>(const FactoredRows<F>&, PartialMatching*, Interrupt*, Stats*);
+    template Status augment_dense<FactoredRows<F>>(const FactoredRows<F>&, PartialMatching*, Interrupt*,    \
+                                                   Stats*);
 REBASIN_FAST_INSTANTIATE(float)
 REBASIN_FAST_INSTANTIATE(double)
 #undef REBASIN_FAST_INSTANTIATE

@@ -247,9 +247,10 @@ Matching<double> solve_lists(const Source& source, const Options& options, Crew*
 #include "lap/simd/element_types.inc"
 #undef REBASIN_FAST_INSTANTIATE
 
-#define REBASIN_FAST_INSTANTIATE(F)                     \
-    template Matching<double> solve_lists<FactoredRows<F>>( \
-        const FactoredRows<F>&, const Options&, Crew*, const std::vector<double>&, bool, simd::Extremes*, Stats*);
+#define REBASIN_FAST_INSTANTIATE(F)                                                                       \
+    template Matching<double> solve_lists<FactoredRows<F>>(const FactoredRows<F>&, const Options&, Crew*, \
+                                                           const std::vector<double>&, bool,              \
+                                                           simd::Extremes*, Stats*);
 REBASIN_FAST_INSTANTIATE(float)
 REBASIN_FAST_INSTANTIATE(double)
 #undef REBASIN_FAST_INSTANTIATE

@@ -8,13 +8,13 @@
 
 namespace rebasin_fast::simd {
 
-#define REBASIN_FAST_DECLARE_ISA(name) \
-    namespace name {                   \
-    template <class T>                 \
-    const Kernels<T>& table();         \
-    FindKey find_key();                \
-    SolveSmall solve_small_kernel();   \
-    template <class F>                 \
+#define REBASIN_FAST_DECLARE_ISA(name)        \
+    namespace name {                          \
+    template <class T>                        \
+    const Kernels<T>& table();                \
+    FindKey find_key();                       \
+    SolveSmall solve_small_kernel();          \
+    template <class F>                        \
     const ProductKernels<F>& product_table(); \
     }
 REBASIN_FAST_DECLARE_ISA(scalar)

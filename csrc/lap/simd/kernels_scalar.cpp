@@ -3,5 +3,5 @@
 #define REBASIN_FAST_SIMD_NAMESPACE scalar
 #define REBASIN_FAST_SIMD_LANES 2
 #include "lap/simd/kernels_body.hpp"
-#include "lap/simd/small_body.hpp"
 #include "lap/simd/product_body.hpp"
+#include "lap/simd/small_body.hpp"
