@@ -83,8 +83,10 @@ class Candidates {
                 RowReader<Source>& reader = scratch(worker);
                 const std::int64_t count = std::min(together, source_.rows - first);
                 reader.fetch(first, count, prices);
-                for (std::int64_t i = first; i < first + count; ++i)
+                for (std::int64_t i = first; i < first + count; ++i) {
+                    reader.announce(i + 1 < source_.rows ? i + 1 : -1);
                     store(i, reader, prices, entries, seen != nullptr);
+                }
             });
         }
         row_scans_ += source_.rows;
@@ -102,6 +104,7 @@ class Candidates {
     void read(std::int32_t i, const Prices<T>& prices) {
         RowReader<Source>& reader = scratch(0);
         reader.fetch(&i, 1, prices);
+        reader.announce(-1);
         store(i, reader, prices, source_.cols, false);
         learn(reader);
         ++row_scans_;
@@ -117,7 +120,10 @@ class Candidates {
             const std::int64_t first = k * together, last = std::min(first + together, count);
             RowReader<Source>& reader = scratch(worker);
             reader.fetch(rows.data() + first, last - first, prices);
-            for (std::int64_t r = first; r < last; ++r) store(rows[r], reader, prices, source_.cols, false);
+            for (std::int64_t r = first; r < last; ++r) {
+                reader.announce(r + 1 < count ? rows[static_cast<std::size_t>(r) + 1] : -1);
+                store(rows[r], reader, prices, source_.cols, false);
+            }
         });
         row_scans_ += count;
     }

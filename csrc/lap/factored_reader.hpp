@@ -25,6 +25,7 @@ struct RowAtHand {
     struct Reader {
         explicit Reader(const RowAtHand& from) : source(from) {}
         const T* row(std::int64_t) const { return source.row; }
+        const T* row_in_memory(std::int64_t) const { return nullptr; }
         const RowAtHand& source;
     };
 };
@@ -52,6 +53,8 @@ class RowReader<FactoredRows<F>> {
         std::iota(wanted_.begin(), wanted_.end(), static_cast<std::int32_t>(first));
         fetch(wanted_.data(), count, prices);
     }
+
+    void announce(std::int64_t) {}
 
     // Must come before list(), with the same prices.
     void fetch(const std::int32_t* rows, std::int64_t count, const Prices<double>& prices) {

@@ -90,6 +90,9 @@ class RowReader {
     }
     void fetch(const std::int32_t*, std::int64_t, const Prices<T>&) {}
 
+    // The row that will be listed after the next one, -1 if it is not known: it is read ahead.
+    void announce(std::int64_t i) { next_ = i < 0 ? nullptr : rows_.row_in_memory(i); }
+
     // Finds between `room` / 4 and `room` of row i's cheapest columns; returns a bound on all others. `hint`
     // is about how far that lies above the best. `check` looks for invalid entries on the way. Room for one
     // means the best and what is hardly to be told from it.
@@ -164,9 +167,10 @@ class RowReader {
         if constexpr (!std::is_same_v<F, double>)
             if (too_coarse()) return false;
         found_ = 0;
+        const T* next_row = std::is_same_v<F, simd::Fast<T>> ? next_ : nullptr;
         for (std::int64_t next = 0;;) {
             next = kernels.collect_below(row_, sign, v, n, depth_, scratch.minima.data(), threshold, next,
-                                         static_cast<std::int64_t>(capacity), columns_.data(),
+                                         static_cast<std::int64_t>(capacity), next_row, columns_.data(),
                                          scratch.values.data(), &found_);
             if (next * group >= n && found_ <= room) break;
             if (found_ > room) threshold = cut(scratch.values.data(), room);
@@ -279,6 +283,7 @@ class RowReader {
     const simd::Kernels<T>& kernels_;
     std::int64_t depth_;
     const T* row_ = nullptr;
+    const T* next_ = nullptr;
     std::int64_t start_ = 0;
     std::int64_t found_ = 0;
     double spread_ = 0.0;

@@ -52,6 +52,11 @@ class DenseRows {
             return panel_.data() + (i - first_) * source_.cols;
         }
 
+        // Where row i lies if it need not be copied, else null.
+        const T* row_in_memory(std::int64_t i) const {
+            return source_.view_.col_stride == 1 ? source_.view_.row(i) : nullptr;
+        }
+
         // Rows first ... first + count - 1, `*stride` elements apart.
         const T* rows(std::int64_t first, std::int64_t count, std::int64_t* stride) {
             *stride = source_.view_.col_stride == 1 ? source_.view_.row_stride : source_.cols;

@@ -54,10 +54,11 @@ struct ListKernels {
     F (*least_above)(const F* values, std::int64_t n, F floor);
 
     // Appends column and value of everything below the threshold, from `group` on, as long as a whole group
-    // more would fit into `capacity`; returns the group to go on with.
+    // more would fit into `capacity`; returns the group to go on with. `next`, unless null, is a row that
+    // will be read after this one: it is fetched on the way.
     std::int64_t (*collect_below)(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth,
                                   const F* minima, F threshold, std::int64_t group, std::int64_t capacity,
-                                  std::int32_t* columns, F* values, std::int64_t* count);
+                                  const T* next, std::int32_t* columns, F* values, std::int64_t* count);
 
     // The first columns in [from, to) whose value is `value`, at most `capacity`; returns how many.
     std::int64_t (*collect_equal)(const T* row, F sign, const F* v, std::int64_t n, F value,

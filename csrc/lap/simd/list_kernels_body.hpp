@@ -138,24 +138,29 @@ F least_of(const F* values, std::int64_t n) {
 template <class T, class F>
 std::int64_t collect_below(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth,
                            const F* minima, F threshold, std::int64_t group, std::int64_t capacity,
-                           std::int32_t* columns, F* values, std::int64_t* count) {
+                           const T* next, std::int32_t* columns, F* values, std::int64_t* count) {
     using V = typename Group<F>::V;
     constexpr std::int64_t lanes = Group<F>::lanes, parts = Group<F>::parts;
+    constexpr std::int64_t word = 64, line = 64 / static_cast<std::int64_t>(sizeof(T));
     const ReducedReader<T, F> reduced{row, sign, v, n};
     const std::int64_t groups = (n + depth * W - 1) / (depth * W);
     std::int64_t found = *count;
     for (; group < groups && found + depth * W <= capacity; ++group) {
+        const std::int64_t begin = group * depth * W, end = begin + depth * W < n ? begin + depth * W : n;
+        if (next != nullptr)
+            for (std::int64_t j = begin; j < end; j += line) __builtin_prefetch(next + j, 0, 2);
         unsigned hit = 0;
         for (std::int64_t p = 0; p < parts; ++p)
             hit |= bits(load<V>(minima + group * W + p * lanes) < threshold);
         if (hit == 0) continue;
-        const std::int64_t begin = group * depth * W, end = begin + depth * W < n ? begin + depth * W : n;
-        for (std::int64_t j = begin; j < end; j += lanes) {
-            const V x = reduced(j);
-            for (unsigned left = bits(x < threshold); left != 0; left &= left - 1) {
-                const int l = __builtin_ctz(left);
-                columns[found] = static_cast<std::int32_t>(j + l);
-                values[found++] = x[l];
+        for (std::int64_t first = begin; first < end; first += word) {
+            std::uint64_t left = 0;
+            for (std::int64_t j = first; j < end && j < first + word; j += lanes)
+                left |= static_cast<std::uint64_t>(bits(reduced(j) < threshold)) << (j - first);
+            for (; left != 0; left &= left - 1) {
+                const std::int64_t j = first + __builtin_ctzll(left);
+                columns[found] = static_cast<std::int32_t>(j);
+                values[found++] = static_cast<F>(row[j]) * sign - v[j];
             }
         }
     }
