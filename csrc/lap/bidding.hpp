@@ -64,14 +64,11 @@ class Bidding {
     }
 
     // A quarter of the median slack within a list: what separates a row's best column from those it does
-    // without. From a sample of rows; `read` says that their lists are too short to tell.
-    double typical_slack(bool read) {
-        const std::int32_t step = std::max(1, state_.n() / (read ? 64 : 2048));
-        std::vector<std::int32_t> rows;
-        for (std::int32_t i = 0; i < state_.n(); i += step) rows.push_back(i);
-        if (read) lists_.read(rows, prices_);
+    // without. From a sample of rows.
+    double typical_slack() const {
+        const std::int32_t step = std::max(1, state_.n() / 2048);
         std::vector<double> slack;
-        for (const std::int32_t i : rows) {
+        for (std::int32_t i = 0; i < state_.n(); i += step) {
             const double best = lists_.two_smallest(i, prices_.v()).first;
             if (lists_.of(i).bound < kForbidden && best < kForbidden)
                 slack.push_back(lists_.of(i).bound - best);

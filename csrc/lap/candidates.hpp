@@ -32,9 +32,13 @@ class Candidates {
           width_(width_for(source.cols)),
           pool_limit_(source.rows * width_ + source.rows * width_ / 4 + 4 * filled_up(source.cols)),
           slots_(static_cast<std::size_t>(source.rows)),
-          columns_(static_cast<std::size_t>(source.rows * width_)),
-          costs_(static_cast<std::size_t>(source.rows * width_)),
           scratch_(static_cast<std::size_t>(crew->size())) {
+        // Set aside at once, for to grow step by step would take twice the memory at times; what is not used
+        // is not touched.
+        columns_.reserve(static_cast<std::size_t>(pool_limit_));
+        costs_.reserve(static_cast<std::size_t>(pool_limit_));
+        columns_.resize(static_cast<std::size_t>(source.rows * width_));
+        costs_.resize(columns_.size());
         for (std::size_t i = 0; i < slots_.size(); ++i)
             slots_[i] = {static_cast<std::int64_t>(i) * width_, 0, width_, -kForbidden};
     }
@@ -156,7 +160,7 @@ class Candidates {
     // Entries of a list: a fixed share of the matrix, so that lists of small elements stay small beside it.
     static std::int32_t width_for(std::int64_t cols) {
         constexpr std::int64_t most = 96, usual = 64, least = 16, large = 4096;
-        constexpr double share = 0.036;
+        constexpr double share = sizeof(T) <= 2 ? 0.026 : 0.036;
         const double entry = sizeof(T) + sizeof(std::int32_t);
         const auto fit = static_cast<std::int64_t>(share * static_cast<double>(cols) * sizeof(T) / entry);
         const std::int64_t width = cols < large ? usual : std::clamp(fit / 16 * 16, least, most);

@@ -117,7 +117,7 @@ class Forest {
         while (has_events()) {
             const Event event = pop();
             if (event.rank == kBound) {
-                if (sinks > 0) return true;  // the paths found may spare the read
+                if (sinks > 0 && event.key > reach_) return true;  // the paths found may spare the read
                 if (--reads_left_ < 0 || !lists_.read_longer(event.id, prices_)) return false;
                 expand(event.id);
                 continue;

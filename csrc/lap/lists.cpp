@@ -48,6 +48,7 @@ constexpr double kFewUnread =
     0.01;                          // share of rows still free for which it pays to make lists only on demand
 constexpr double kHopeless = 0.6;  // share of rows that the caller's duals leave without a column
 constexpr double kNearlyRight = 0.1;  // up to this share of free rows the caller's duals are nearly right
+constexpr double kFineEps = 0.008;    // share of the first eps that finishes what is nearly right
 constexpr std::int64_t kSeveral = 4;  // equally good columns that count as a choice
 
 template <class Source>
@@ -98,9 +99,7 @@ class ListSolver {
         const bool read =
             !matched || static_cast<double>(state_.matching.free_rows().size()) > kFewUnread * state_.n();
         if (read) {
-            const std::int64_t entries = start_ == Start::given ? 1
-                                         : state_.is_square()   ? state_.m()
-                                                                : kShortList;
+            const std::int64_t entries = state_.is_square() ? state_.m() : kShortList;
             if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt))
                 return Status::interrupted;
             if (seen != nullptr && seen->invalid) return Status::invalid_entry;
@@ -111,12 +110,17 @@ class ListSolver {
             hopeless_ = static_cast<double>(state_.matching.free_rows().size()) > kHopeless * state_.n();
             if (hopeless_) return Status::optimal;
         }
-        const bool listed = read && start_ != Start::given;
-        const double eps = listed ? bidding_.typical_slack(false) : 0.0;
+        const double eps = read ? bidding_.typical_slack() : 0.0;
         const std::size_t left =
             bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBidsPerRow * state_.n()).size();
         if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
-            scale(listed ? eps : bidding_.typical_slack(true));
+            const bool nearly_right =
+                start_ == Start::given && static_cast<double>(left) <= kNearlyRight * state_.n();
+            if (nearly_right)
+                bidding_.bid_all(state_.matching.free_rows(), whole(eps * kFineEps),
+                                 kScalingBidsPerRow * state_.n());
+            else
+                scale(read ? eps : bidding_.typical_slack());
             if (options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return Status::optimal;
             bidding_.release_all_but_best();
         }
@@ -127,7 +131,6 @@ class ListSolver {
 
     bool worth_scaling(std::size_t left) {
         if (options_.method == Method::auction) return true;
-        if (start_ == Start::given && static_cast<double>(left) <= kNearlyRight * state_.n()) return false;
         return static_cast<double>(left) > kFewFree * state_.n() && !ties_;
     }
 

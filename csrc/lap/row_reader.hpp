@@ -140,12 +140,11 @@ class RowReader {
     template <class F>
     bool list_as(Scratch<F>& scratch, const simd::ListKernels<T, F>& kernels, const Prices<T>& prices,
                  std::int64_t room, double hint, simd::Extremes* seen, double* bound) {
-        constexpr std::int64_t few = 8;    // that room for one may hold
         constexpr std::int64_t spill = 4;  // columns collected before the list is cut, as a multiple of it
         const std::int64_t n = source_.cols;
         const std::int64_t group = depth_ * simd::kGroupLanes;
         const std::int64_t minima = (n + group - 1) / group * simd::kGroupLanes;
-        const auto capacity = static_cast<std::size_t>(spill * std::max(room, few) + group);
+        const auto capacity = static_cast<std::size_t>(spill * room + group);
         if (scratch.minima.size() < static_cast<std::size_t>(minima))
             scratch.minima.resize(static_cast<std::size_t>(minima));
         if (scratch.values.size() < capacity) scratch.values.resize(capacity);
@@ -154,10 +153,7 @@ class RowReader {
         const auto sign = static_cast<F>(source_.sign);
         kernels.group_minima(row_, sign, v, n, depth_, scratch.minima.data(), seen);
         const F least = kernels.least_of(scratch.minima.data(), minima);
-        F threshold = room > 1
-                          ? choose(scratch, kernels, minima, least, room, hint)
-                          : kernels.least_above(scratch.minima.data(), minima, just_above(prices, least));
-        room = std::max<std::int64_t>(room, few);
+        F threshold = choose(scratch, kernels, minima, least, room, hint);
         const auto too_coarse = [&] {
             const double gap = static_cast<double>(threshold) - static_cast<double>(least);
             constexpr double share = 0.125;
@@ -184,15 +180,6 @@ class RowReader {
         spread_ = *bound - static_cast<double>(least);
         if (threshold < static_cast<F>(kForbidden)) *bound -= error<F>(prices, threshold);
         return true;
-    }
-
-    // So far above that rounding leaves no doubt.
-    template <class F>
-    static F just_above(const Prices<T>& prices, F least) {
-        constexpr double margin = 32.0;
-        if (std::is_same_v<F, double> || least == static_cast<F>(kForbidden)) return least;
-        const auto x = static_cast<double>(least);
-        return static_cast<F>(x + margin * prices.rounding(x));
     }
 
     template <class F>

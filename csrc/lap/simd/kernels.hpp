@@ -51,7 +51,6 @@ struct ListKernels {
     // `floor`, inf if there is none.
     std::int64_t (*count_below)(const F* values, std::int64_t n, F threshold);
     F (*least_of)(const F* values, std::int64_t n);
-    F (*least_above)(const F* values, std::int64_t n, F floor);
 
     // Appends column and value of everything below the threshold, from `group` on, as long as a whole group
     // more would fit into `capacity`; returns the group to go on with. `next`, unless null, is a row that

@@ -316,8 +316,7 @@ FindKey find_key() {
 
 template <class T, class F>
 constexpr ListKernels<T, F> list_kernels() {
-    return {&group_minima<T, F>, &count_below<F>,      &least_of<F>,
-            &least_above<F>,     &collect_below<T, F>, &collect_equal<T, F>};
+    return {&group_minima<T, F>, &count_below<F>, &least_of<F>, &collect_below<T, F>, &collect_equal<T, F>};
 }
 
 template <class T>

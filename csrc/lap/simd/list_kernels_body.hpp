@@ -118,21 +118,16 @@ std::int64_t count_below(const F* values, std::int64_t n, F threshold) {
 }
 
 template <class F>
-F least_above(const F* values, std::int64_t n, F floor) {
+F least_of(const F* values, std::int64_t n) {
     using V = typename Group<F>::V;
-    V least = V{} + static_cast<F>(kInf);
-    for (std::int64_t k = 0; k < n; k += Group<F>::lanes) {
+    V least = load<V>(values);
+    for (std::int64_t k = Group<F>::lanes; k < n; k += Group<F>::lanes) {
         const V x = load<V>(values + k);
-        least = (x > floor) & (x < least) ? x : least;
+        least = x < least ? x : least;
     }
     F best = least[0];
     for (std::int64_t l = 1; l < Group<F>::lanes; ++l) best = least[l] < best ? least[l] : best;
     return best;
-}
-
-template <class F>
-F least_of(const F* values, std::int64_t n) {
-    return least_above(values, n, static_cast<F>(-kInf));
 }
 
 template <class T, class F>
