@@ -208,13 +208,13 @@ def test_start_and_max_sweeps():
     assert whole.sweeps > 1
     one = weight_matching(spec, a, b, seed=1, max_sweeps=1)
     assert (one.sweeps, one.converged) == (1, False)
-    again = weight_matching(spec, a, b, start=whole.permutation)
+    again = weight_matching(spec, a, b, init=whole.permutation)
     assert again.sweeps == 1
     assert again.objective[0] == pytest.approx(whole.objective[-1])
     assert all(np.array_equal(again.permutation[g], whole.permutation[g]) for g in spec.groups)
     start = random_permutation(spec, seed=9)
     kept = {group: index.copy() for group, index in start.items()}
-    weight_matching(spec, a, b, start=start)
+    weight_matching(spec, a, b, init=start)
     assert all(np.array_equal(start[group], kept[group]) for group in start)
 
 
@@ -269,9 +269,9 @@ def test_bad_parameters_are_named(change, error, text):
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"start": "random"}, ValueError, "start is 'random'; expected 'identity' or a permutation"),
-        ({"start": {"P_0": np.arange(24)}}, ValueError, "group 'P_1' is missing"),
-        ({"start": 3}, TypeError, "permutation is of type int"),
+        ({"init": "random"}, ValueError, "init is 'random'; expected 'identity' or a permutation"),
+        ({"init": {"P_0": np.arange(24)}}, ValueError, "group 'P_1' is missing"),
+        ({"init": 3}, TypeError, "permutation is of type int"),
         ({"seed": -1}, ValueError, "seed is -1; expected at least 0"),
         ({"seed": "x"}, TypeError, "seed is 'x'; expected an integer"),
         ({"max_sweeps": 0}, ValueError, "max_sweeps is 0; expected at least 1"),

@@ -65,7 +65,7 @@ def weight_matching(
     params_a: Parameters,
     params_b: Parameters,
     *,
-    start: Literal["identity"] | Permutation = "identity",
+    init: Literal["identity"] | Permutation = "identity",
     seed: int = 0,
     max_sweeps: int = 100,
     rtol: float = 1e-7,
@@ -84,7 +84,7 @@ def weight_matching(
     params_a, params_b : mapping of str to array
         State dicts of one architecture: numpy arrays or torch tensors, any float dtype, any device. Running
         statistics and integer buffers may be among them; they are not matched. Never modified.
-    start : "identity" or mapping of str to int64 array
+    init : "identity" or mapping of str to int64 array
         Where to begin; the paper begins with the identity.
     seed : int, default 0
         Order of the visits. The same seed gives the same answer.
@@ -106,7 +106,7 @@ def weight_matching(
     TypeError
         If a matched parameter does not hold floating-point numbers.
     ValueError
-        If a state dict or `start` does not fit `spec`, shapes differ, values are not finite, or an option is out of
+        If a state dict or `init` does not fit `spec`, shapes differ, values are not finite, or an option is out of
         its range.
 
     References
@@ -130,7 +130,7 @@ def weight_matching(
     began = time.perf_counter()
     _check_options(spec, seed, max_sweeps, rtol)
     pair = MatchedPair(spec, params_a, params_b)
-    descent = _Descent(pair, _start(spec, start, params_a), rtol, progress)
+    descent = _Descent(pair, _initial(spec, init, params_a), rtol, progress)
     objective = [pair.objective(descent.permutation)]
     rng = np.random.default_rng(seed)
     while descent.dirty and len(objective) <= max_sweeps:
@@ -191,13 +191,13 @@ class _Descent:
         return True
 
 
-def _start(spec: PermutationSpec, start: object, params: Parameters) -> dict[str, IndexArray]:
-    if isinstance(start, str):
-        if start != "identity":
-            raise ValueError(f"start is {start!r}; expected 'identity' or a permutation")
+def _initial(spec: PermutationSpec, init: object, params: Parameters) -> dict[str, IndexArray]:
+    if isinstance(init, str):
+        if init != "identity":
+            raise ValueError(f"init is {init!r}; expected 'identity' or a permutation")
         return identity_permutation(spec, params)
-    validate_permutation(spec, start, params)  # type: ignore[arg-type]
-    return {group: np.array(start[group], dtype=np.int64) for group in spec.groups}  # type: ignore[index]
+    validate_permutation(spec, init, params)  # type: ignore[arg-type]
+    return {group: np.array(init[group], dtype=np.int64) for group in spec.groups}  # type: ignore[index]
 
 
 def _check_options(spec: object, seed: int, max_sweeps: int, rtol: float) -> None:
