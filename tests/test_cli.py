@@ -12,7 +12,13 @@ import rebasin_fast.cli as cli
 
 TINY = ["--width", "16", "--epochs", "1"]
 FILES = ["barrier.png", "demo.json", "merged.safetensors"]
-PROGRAM = "import sys; from rebasin_fast.cli import main; main(sys.argv[1:])"
+# Ctrl-C is listened for also where the parent ignores it, as a shell does for what it runs in the background.
+PROGRAM = """
+import signal, sys
+from rebasin_fast.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main(sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -135,7 +141,10 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
             seen += piece
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert out == b""
     assert b"interrupted" in err
