@@ -35,6 +35,11 @@ class Bidding {
         std::reverse(rows.begin(), rows.end());  // a stack: the last is served first
         stale_.clear();
         while (!rows.empty() || !stale_.empty()) {
+            if (budget <= 0 || state_.stop_requested()) {
+                left.insert(left.end(), stale_.begin(), stale_.end());
+                left.insert(left.end(), rows.rbegin(), rows.rend());
+                break;
+            }
             if (rows.empty() || stale_.size() >= together) {
                 lists_.read(stale_, prices_);
                 rows.insert(rows.end(), stale_.rbegin(), stale_.rend());
@@ -42,10 +47,6 @@ class Bidding {
             }
             const std::int32_t i = rows.back();
             rows.pop_back();
-            if (budget <= 0 || state_.stop_requested()) {
-                left.push_back(i);
-                continue;
-            }
             --budget;
             const std::int32_t displaced = bid(i, eps, &left);
             if (displaced >= 0) rows.push_back(displaced);
@@ -63,7 +64,7 @@ class Bidding {
         }
     }
 
-    // A quarter of the median slack within a list: what separates a row's best column from those it does
+    // The median slack within a list: what separates a row's best column from those it does
     // without. From a sample of rows.
     double typical_slack() const {
         const std::int32_t step = std::max(1, state_.n() / 2048);
@@ -76,7 +77,7 @@ class Bidding {
         if (slack.empty()) return 0.0;
         const auto middle = slack.begin() + static_cast<std::ptrdiff_t>(slack.size() / 2);
         std::nth_element(slack.begin(), middle, slack.end());
-        return *middle / 4.0;
+        return *middle;
     }
 
     // Whether most rows have a choice of `several` equally good columns. eps would tell them apart only to

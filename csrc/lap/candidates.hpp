@@ -76,7 +76,7 @@ class Candidates {
     // Reads every row, the work shared out, and lists at most `entries` columns of each; false when asked to
     // stop. `seen`, unless null, learns what the entries are like.
     bool read_all(const Prices<T>& prices, std::int64_t entries, simd::Extremes* seen, Interrupt* interrupt) {
-        read(0, prices);  // shows how wide a list is, which spares the others the search for it
+        read(0, prices, entries);  // shows how wide a list is, which spares the others the search for it
         const std::int64_t together = source_.rows_together();
         const std::int64_t tasks = (source_.rows + together - 1) / together;
         constexpr std::int64_t stretch = 64;
@@ -104,12 +104,13 @@ class Candidates {
         for (Slot& slot : slots_) slot.bound = bound;
     }
 
-    // Reads row i at today's prices and lists its cheapest columns.
-    void read(std::int32_t i, const Prices<T>& prices) {
+    // Reads row i at today's prices and lists its cheapest columns, at most `entries` and what there is room
+    // for.
+    void read(std::int32_t i, const Prices<T>& prices, std::int64_t entries) {
         RowReader<Source>& reader = scratch(0);
         reader.fetch(&i, 1, prices);
         reader.announce(-1);
-        store(i, reader, prices, source_.cols, false);
+        store(i, reader, prices, entries, false);
         learn(reader);
         ++row_scans_;
     }
@@ -131,6 +132,8 @@ class Candidates {
         });
         row_scans_ += count;
     }
+
+    void read(std::int32_t i, const Prices<T>& prices) { read(i, prices, source_.cols); }
 
     // Reads row i with room for twice as many; false when the memory set aside for that is used up.
     bool read_longer(std::int32_t i, const Prices<T>& prices) {

@@ -2,11 +2,12 @@
 //
 // Square problems: column minima (one pass) give prices, one more pass the lists; then a short row reduction
 // (bidding with eps = 0). If all but a few rows are matched, shortest augmenting paths do the rest. Else
-// those paths would be long, and eps-scaling comes first: bidding with eps from a quarter of the typical
-// slack within a list, divided by five from phase to phase, prices kept. Where the first eps is so small that
-// bidding ends far from its goal (many rows after the same few columns) it is raised and bidding goes on.
-// Rectangular problems start from zero prices and go without eps-scaling, for a column left unmatched must
-// end with price 0 (Bertsekas & Castanon 1992).
+// those paths would be long, and eps-scaling comes first: bidding with a small part of the typical slack
+// within a list as eps, which falls from phase to phase, prices kept. Small, for on most problems a row then
+// hardly ever has to be read again, and that costs as much as fifty bids. Where so small an eps leaves many
+// rows free (many after the same few columns) it is raised, and bidding goes on from there: what holds to
+// within an eps holds to within a larger one. Rectangular problems start from zero prices and go without
+// eps-scaling, for a column left unmatched must end with price 0 (Bertsekas & Castanon 1992).
 //
 // When rows have to be read again too often, or lists outgrow the memory set aside, what is left is done by
 // whole rows: a path costs at most n passes there, so everything ends after O(n^3) whatever the input.
@@ -37,18 +38,25 @@ constexpr std::int64_t kReductionBidsPerRow =
     2;                                        // of the first row reduction, before the next step takes over
 constexpr std::int64_t kFinalBidsPerRow = 8;  // of the one after eps-scaling
 constexpr std::int64_t kScalingBidsPerRow = 20;  // of one phase of eps-scaling
-constexpr std::int64_t kReadsPerRow = 6;  // rows read again by the path search, before whole rows take over
-constexpr int kPhases = 6;
-constexpr double kEpsFall = 5.0;
-constexpr double kManyLeft = 0.02;  // so many rows free after the first phase say that its eps was too small
-constexpr int kRaises = 3;
-constexpr double kEpsRise = 32.0;
-constexpr std::int64_t kShortList = 8;  // entries at first where rows have little competition
+constexpr std::int64_t kFirstBidsPerRow = 8;     // of its first one, before eps is raised
+constexpr std::int64_t kReadsPerRow = 6;   // rows read again by the path search, before whole rows take over
+constexpr double kMuchCompetition = 0.25;  // rows left free by the row reduction: a share that tells how far
+                                           // prices have to fall, and so where eps is best to begin
+constexpr double kEpsOfMuch = 0.125, kEpsOfLittle = 0.025;  // as parts of the typical slack
+constexpr double kEpsLeast = 1e-5;                          // where phases end, likewise
+constexpr double kEpsFall = 7.0;
+constexpr double kManyLeft = 0.01;  // so many rows free in the first phase say that its eps is too small
+constexpr int kRaises = 32;         // more than it takes from the least to the greatest float32 of a problem
+constexpr double kEpsRise = 8.0;
+// Entries of a row's first list. A short one is quick to look through; rows it does not serve are read again
+// and get a longer one.
+constexpr std::int64_t kFirstList = 32;
+constexpr std::int64_t kShortList = 8;  // where there are more columns than rows, and so less competition
 constexpr double kFewUnread =
     0.01;                          // share of rows still free for which it pays to make lists only on demand
 constexpr double kHopeless = 0.6;  // share of rows that the caller's duals leave without a column
 constexpr double kNearlyRight = 0.1;  // up to this share of free rows the caller's duals are nearly right
-constexpr double kFineEps = 0.008;    // share of the first eps that finishes what is nearly right
+constexpr double kFineEps = 0.002;    // part of the typical slack that finishes what is nearly right
 constexpr std::int64_t kSeveral = 4;  // equally good columns that count as a choice
 
 template <class Source>
@@ -99,7 +107,7 @@ class ListSolver {
         const bool read =
             !matched || static_cast<double>(state_.matching.free_rows().size()) > kFewUnread * state_.n();
         if (read) {
-            const std::int64_t entries = state_.is_square() ? state_.m() : kShortList;
+            const std::int64_t entries = state_.is_square() ? kFirstList : kShortList;
             if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt))
                 return Status::interrupted;
             if (seen != nullptr && seen->invalid) return Status::invalid_entry;
@@ -110,17 +118,17 @@ class ListSolver {
             hopeless_ = static_cast<double>(state_.matching.free_rows().size()) > kHopeless * state_.n();
             if (hopeless_) return Status::optimal;
         }
-        const double eps = read ? bidding_.typical_slack() : 0.0;
+        const double slack = read ? bidding_.typical_slack() : 0.0;
         const std::size_t left =
             bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBidsPerRow * state_.n()).size();
         if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
             const bool nearly_right =
                 start_ == Start::given && static_cast<double>(left) <= kNearlyRight * state_.n();
             if (nearly_right)
-                bidding_.bid_all(state_.matching.free_rows(), whole(eps * kFineEps),
+                bidding_.bid_all(state_.matching.free_rows(), whole(slack * kFineEps),
                                  kScalingBidsPerRow * state_.n());
             else
-                scale(read ? eps : bidding_.typical_slack());
+                scale(read ? slack : bidding_.typical_slack(), left);
             if (options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return Status::optimal;
             bidding_.release_all_but_best();
         }
@@ -186,23 +194,35 @@ class ListSolver {
     // Integer costs are bid for in integers: every price is then an integer, and float64 holds it exactly.
     static double whole(double eps) { return std::is_integral_v<T> ? std::floor(eps) : eps; }
 
-    // eps-scaled bidding, from scratch in every phase but for the prices.
-    void scale(double eps) {
+    // eps-scaled bidding, from scratch in every phase but for the prices. `slack` is the typical one within a
+    // list, `left` the rows that the row reduction has left free.
+    void scale(double slack, std::size_t left) {
+        const bool much = static_cast<double>(left) > kMuchCompetition * state_.n();
+        const double least = slack * kEpsLeast;
+        double eps = slack * (much ? kEpsOfMuch : kEpsOfLittle);
         if (std::is_integral_v<T> && eps > 0.0) eps = std::max(1.0, whole(eps));
-        int raises = 0;
-        for (int left = kPhases; left > 0 && eps > 0.0 && !state_.stopped;) {
+        for (bool first = true; eps > least && !state_.stopped; first = false) {
             bidding_.release_all();
             const std::size_t still_free =
-                bidding_.bid_all(state_.matching.free_rows(), eps, kScalingBidsPerRow * state_.n()).size();
+                first ? bid_with_rising(&eps) : bid_with(state_.matching.free_rows(), eps).size();
             if (still_free == 0 && options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return;
-            if (static_cast<double>(still_free) > kManyLeft * state_.n() && left == kPhases &&
-                raises++ < kRaises) {
-                eps *= kEpsRise;
-            } else {
-                eps = whole(eps / kEpsFall);
-                --left;
-            }
+            eps = whole(eps / kEpsFall);
         }
+    }
+
+    std::vector<std::int32_t> bid_with(std::vector<std::int32_t> rows, double eps) {
+        return bidding_.bid_all(std::move(rows), eps, kScalingBidsPerRow * state_.n());
+    }
+
+    // Raises eps as long as it leaves many rows free; returns how many are free in the end.
+    std::size_t bid_with_rising(double* eps) {
+        std::vector<std::int32_t> rows = state_.matching.free_rows();
+        for (int raises = 0; raises < kRaises && !state_.stopped; ++raises) {
+            rows = bidding_.bid_all(std::move(rows), *eps, kFirstBidsPerRow * state_.n());
+            if (static_cast<double>(rows.size()) <= kManyLeft * state_.n()) break;
+            *eps = whole(*eps * kEpsRise);
+        }
+        return bid_with(std::move(rows), *eps).size();
     }
 
     // u_i = min_j (c_ij - v_j): from the list where it and its bound prove it, else from the whole row.

@@ -151,7 +151,8 @@ class RowReader {
         if (columns_.size() < capacity) columns_.resize(capacity);
         const F* v = prices.template as<F>();
         const auto sign = static_cast<F>(source_.sign);
-        kernels.group_minima(row_, sign, v, n, depth_, scratch.minima.data(), seen);
+        const T* next_row = std::is_same_v<F, simd::Fast<T>> ? next_ : nullptr;
+        kernels.group_minima(row_, sign, v, n, depth_, next_row, scratch.minima.data(), seen);
         const F least = kernels.least_of(scratch.minima.data(), minima);
         F threshold = choose(scratch, kernels, minima, least, room, hint);
         const auto too_coarse = [&] {
@@ -163,7 +164,6 @@ class RowReader {
         if constexpr (!std::is_same_v<F, double>)
             if (too_coarse()) return false;
         found_ = 0;
-        const T* next_row = std::is_same_v<F, simd::Fast<T>> ? next_ : nullptr;
         for (std::int64_t next = 0;;) {
             next = kernels.collect_below(row_, sign, v, n, depth_, scratch.minima.data(), threshold, next,
                                          static_cast<std::int64_t>(capacity), next_row, columns_.data(),
@@ -179,6 +179,9 @@ class RowReader {
         *bound = static_cast<double>(threshold);
         spread_ = *bound - static_cast<double>(least);
         if (threshold < static_cast<F>(kForbidden)) *bound -= error<F>(prices, threshold);
+        // What integers are not below they are not below the next integer either, and prices stay integers
+        // so.
+        if constexpr (std::is_integral_v<T>) *bound = std::ceil(*bound);
         return true;
     }
 

@@ -44,8 +44,9 @@ template <class T, class F>
 struct ListKernels {
     // minima[g * kGroupLanes + l] = the least value of columns (g * depth + k) * kGroupLanes + l, k < depth.
     // `seen` collects NaN, wrong infinities and, of 8-byte elements, magnitudes; null when they are known.
-    void (*group_minima)(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, F* minima,
-                         Extremes* seen);
+    // `next`, unless null, is a row that will be read after this one: it is fetched on the way.
+    void (*group_minima)(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, const T* next,
+                         F* minima, Extremes* seen);
 
     // Of n values, a multiple of kGroupLanes: how many are below the threshold; the least; the least above
     // `floor`, inf if there is none.
@@ -53,8 +54,7 @@ struct ListKernels {
     F (*least_of)(const F* values, std::int64_t n);
 
     // Appends column and value of everything below the threshold, from `group` on, as long as a whole group
-    // more would fit into `capacity`; returns the group to go on with. `next`, unless null, is a row that
-    // will be read after this one: it is fetched on the way.
+    // more would fit into `capacity`; returns the group to go on with. `next` as above.
     std::int64_t (*collect_below)(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth,
                                   const F* minima, F threshold, std::int64_t group, std::int64_t capacity,
                                   const T* next, std::int32_t* columns, F* values, std::int64_t* count);

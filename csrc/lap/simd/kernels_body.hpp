@@ -56,6 +56,48 @@ inline I64 lane_numbers() {
     return x;
 }
 
+// Bytes as 32-bit integers, which gcc 12 would widen one by one.
+template <class I>
+inline I widened_bytes(const std::int8_t* p) {
+#ifdef __AVX2__
+    if constexpr (sizeof(I) == 16) return (I)_mm_cvtepi8_epi32(_mm_loadu_si32(p));
+    if constexpr (sizeof(I) == 32) return (I)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#ifdef __AVX512F__
+    if constexpr (sizeof(I) == 64)
+        return (I)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p));
+#endif
+#endif
+    return __builtin_convertvector(load<typename VectorOfLanes<std::int8_t, sizeof(I) / 4>::type>(p), I);
+}
+
+template <class I>
+inline I widened_bytes(const std::uint8_t* p) {
+#ifdef __AVX2__
+    if constexpr (sizeof(I) == 16) return (I)_mm_cvtepu8_epi32(_mm_loadu_si32(p));
+    if constexpr (sizeof(I) == 32) return (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#ifdef __AVX512F__
+    if constexpr (sizeof(I) == 64)
+        return (I)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p));
+#endif
+#endif
+    return __builtin_convertvector(load<typename VectorOfLanes<std::uint8_t, sizeof(I) / 4>::type>(p), I);
+}
+
+// As many elements as V has lanes, in floating point; short ones by way of 32-bit integers, for which there
+// are instructions.
+template <class T, class V>
+inline V to_real(const T* p) {
+    constexpr std::int64_t lanes = sizeof(V) / sizeof(V{}[0]);
+    using I = typename VectorOfLanes<std::int32_t, lanes>::type;
+    using Raw = typename VectorOfLanes<T, lanes>::type;
+    if constexpr (sizeof(T) == 1)
+        return __builtin_convertvector(widened_bytes<I>(p), V);
+    else if constexpr (sizeof(T) == 2)
+        return __builtin_convertvector(__builtin_convertvector(load<Raw>(p), I), V);
+    else
+        return __builtin_convertvector(load<Raw>(p), V);
+}
+
 // Costs j .. j + L - 1 of a row, signed, as float64. The last vector of a row is filled up with zeros.
 template <class T>
 struct RowReader {
@@ -63,13 +105,11 @@ struct RowReader {
     double sign;
     std::int64_t n;
 
-    using V = typename VectorOf<T>::type;
-
     D operator()(std::int64_t j) const {
-        if (j + L <= n) return __builtin_convertvector(load<V>(row + j), D) * sign;
+        if (j + L <= n) return to_real<T, D>(row + j) * sign;
         T tail[L] = {};
         for (std::int64_t l = 0; j + l < n; ++l) tail[l] = row[j + l];
-        return __builtin_convertvector(load<V>(tail), D) * sign;
+        return to_real<T, D>(tail) * sign;
     }
 };
 
@@ -93,12 +133,6 @@ inline unsigned bits(I64 mask) {
 
 inline bool any(I64 mask) {
     return bits(mask) != 0;
-}
-
-inline double smallest(D x) {
-    double best = x[0];
-    for (std::int64_t l = 1; l < L; ++l) best = x[l] < best ? x[l] : best;
-    return best;
 }
 
 template <class T>
@@ -164,13 +198,78 @@ void column_best_as(const T* first, std::int64_t stride, std::int64_t rows, T* b
     }
 }
 
+// What the sign bit leaves of a floating-point number is, as an integer, the larger the further it is from
+// zero; infinities and NaN are above all else. Integers need no such look: `infinite` is 0.
+template <class T>
+struct Magnitude {
+    using Bits = T;
+    static constexpr Bits infinite = 0;
+};
+template <>
+struct Magnitude<float> {
+    using Bits = std::int32_t;
+    static constexpr Bits infinite = 0x7f800000;
+};
+template <>
+struct Magnitude<double> {
+    using Bits = std::int64_t;
+    static constexpr Bits infinite = 0x7ff0000000000000;
+};
+
+// column_best_as() for whole vectors of finite elements, at the speed of memory. False, and nothing said of
+// their extremes, if there are others among them.
+template <bool Maximize, class T>
+bool column_best_finite(const T* first, std::int64_t stride, std::int64_t rows, T* best, std::int64_t n,
+                        Extremes* seen) {
+    constexpr std::int64_t ahead = 512;  // bytes
+    constexpr std::int64_t lanes = Wide<T>::lanes;
+    constexpr auto infinite = Magnitude<T>::infinite;
+    using Bits = typename Magnitude<T>::Bits;
+    using V = typename Wide<T>::type;
+    using M = typename Wide<Bits>::type;
+    M largest{};
+    for (std::int64_t j = 0; j < n; j += lanes) {
+        V low = load<V>(best + j);
+        const T* p = first + j;
+        for (std::int64_t r = 0; r < rows; ++r, p += stride) {
+            __builtin_prefetch(reinterpret_cast<const char*>(p) + ahead);
+            const V c = load<V>(p);
+            low = Maximize ? (c > low ? c : low) : (c < low ? c : low);
+            if constexpr (infinite != 0) {
+                const M magnitude = load<M>(&c) & static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
+                largest = magnitude > largest ? magnitude : largest;
+            }
+        }
+        store(best + j, low);
+    }
+    if constexpr (infinite != 0) {
+        Bits most = 0;
+        for (std::int64_t l = 0; l < lanes; ++l) most = largest[l] > most ? largest[l] : most;
+        if (most >= infinite) return false;
+        T magnitude;
+        __builtin_memcpy(&magnitude, &most, sizeof(T));
+        if (sizeof(T) == 8 && static_cast<double>(magnitude) > seen->largest_magnitude)
+            seen->largest_magnitude = static_cast<double>(magnitude);
+    }
+    return true;
+}
+
+template <bool Maximize, class T>
+void column_best_of(const T* first, std::int64_t stride, std::int64_t rows, T* best, std::int64_t n,
+                    Extremes* seen) {
+    const std::int64_t whole = n / Wide<T>::lanes * Wide<T>::lanes;
+    const bool finite = column_best_finite<Maximize>(first, stride, rows, best, whole, seen);
+    const std::int64_t from = finite ? whole : 0;
+    if (from < n) column_best_as<Maximize>(first + from, stride, rows, best + from, n - from, seen);
+}
+
 template <class T>
 void column_best(const T* first, std::int64_t stride, std::int64_t rows, bool maximize, T* best,
                  std::int64_t n, Extremes* seen) {
     if (maximize)
-        column_best_as<true>(first, stride, rows, best, n, seen);
+        column_best_of<true>(first, stride, rows, best, n, seen);
     else
-        column_best_as<false>(first, stride, rows, best, n, seen);
+        column_best_of<false>(first, stride, rows, best, n, seen);
 }
 
 template <class T>
@@ -192,29 +291,74 @@ std::int64_t find_free_equal(const T* row, const T* best, const std::int32_t* ro
     return -1;
 }
 
+// Lane l of the result is lane (l + Step) mod L.
+template <int Step>
+inline D rotated(D x) {
+#if REBASIN_FAST_SIMD_LANES == 8
+    return __builtin_shufflevector(x, x, Step, Step + 1, Step + 2, Step + 3, Step + 4, Step + 5, Step + 6,
+                                   Step + 7);
+#elif REBASIN_FAST_SIMD_LANES == 4
+    return __builtin_shufflevector(x, x, Step, Step + 1, Step + 2, Step + 3);
+#else
+    return __builtin_shufflevector(x, x, Step, Step + 1);
+#endif
+}
+
+inline D smaller(D a, D b) {
+    return a < b ? a : b;
+}
+
+inline double smallest(D x) {
+    if constexpr (L == 8) x = smaller(x, rotated<L / 2>(x));
+    if constexpr (L >= 4) x = smaller(x, rotated<2>(x));
+    return smaller(x, rotated<1>(x))[0];
+}
+
+// The two smallest of what has been taken so far, lane by lane, and where the smallest was.
+struct LaneTwoSmallest {
+    D first = splat(kInf), second = splat(kInf);
+    I64 index = I64{} - 1;
+
+    inline void take(D x, I64 here) {
+        const I64 lower = x < first;
+        second = smaller(lower ? first : x, second);
+        index = lower ? here : index;
+        first = lower ? x : first;
+    }
+
+    // Among equals the lowest index. No branch depends on the values unless lanes tie, for nobody could
+    // foretell it.
+    inline TwoSmallest merged() const {
+        const double best = smallest(first);
+        unsigned lanes = bits(first == best);
+        std::int64_t at[L];
+        store(at, index);
+        std::int64_t lane = __builtin_ctz(lanes);
+        while ((lanes &= lanes - 1) != 0)
+            if (at[__builtin_ctz(lanes)] < at[lane]) lane = __builtin_ctz(lanes);
+        const I64 winner = lane_numbers() == I64{} + lane;
+        return {best, smallest(winner ? second : first), at[lane]};
+    }
+};
+
 // The two smallest of value(0) ... value(n - 1), taken L at a time; among equals the lowest index.
 template <class Value>
 inline TwoSmallest two_smallest(std::int64_t n, Value value) {
-    D first = splat(kInf), second = splat(kInf);
-    I64 index = I64{} - 1, here = lane_numbers();
-    for (std::int64_t j = 0; j < n; j += L, here += L) {
-        const D x = value(j);
-        const I64 lower = x < first;
-        const D displaced = lower ? first : x;
-        second = displaced < second ? displaced : second;
-        first = lower ? x : first;
-        index = lower ? here : index;
+    LaneTwoSmallest even, odd;  // two chains of dependent operations side by side
+    I64 here = lane_numbers();
+    std::int64_t j = 0;
+    for (; j + L < n; j += 2 * L, here += 2 * L) {
+        even.take(value(j), here);
+        odd.take(value(j + L), here + L);
     }
-    TwoSmallest best{first[0], second[0], index[0]};
-    for (std::int64_t l = 1; l < L; ++l) {
-        const bool lower =
-            first[l] < best.first || (first[l] == best.first && index[l] >= 0 && index[l] < best.index);
-        const double displaced = lower ? best.first : first[l];
-        if (lower) best.first = first[l], best.index = index[l];
-        if (displaced < best.second) best.second = displaced;
-        if (second[l] < best.second) best.second = second[l];
-    }
-    return best;
+    if (j < n) even.take(value(j), here);
+    const I64 lower =
+        (odd.first < even.first) | ((odd.first == even.first) & (odd.index < even.index) & (odd.index >= 0));
+    LaneTwoSmallest both;
+    both.first = lower ? odd.first : even.first;
+    both.index = lower ? odd.index : even.index;
+    both.second = smaller(lower ? even.first : odd.first, smaller(even.second, odd.second));
+    return both.merged();
 }
 
 template <class T>

@@ -21,14 +21,13 @@ struct ReducedReader {
 
     using V = typename Group<F>::V;
     static constexpr std::int64_t lanes = Group<F>::lanes;
-    typedef T Raw __attribute__((vector_size(sizeof(T) * lanes)));
 
     // Costs j .. j + lanes - 1, signed. The last vector of a row is filled up with zeros.
     V cost(std::int64_t j) const {
-        if (j + lanes <= n) return __builtin_convertvector(load<Raw>(row + j), V) * sign;
+        if (j + lanes <= n) return to_real<T, V>(row + j) * sign;
         T tail[lanes] = {};
         for (std::int64_t l = 0; j + l < n; ++l) tail[l] = row[j + l];
-        return __builtin_convertvector(load<Raw>(tail), V) * sign;
+        return to_real<T, V>(tail) * sign;
     }
 
     V operator()(std::int64_t j) const { return cost(j) - load<V>(v + j); }
@@ -60,9 +59,21 @@ inline unsigned bits(VectorOfLanes<std::int32_t, 2 * L>::type mask) {
 }
 #endif
 
+// Rows longer than a page are not foreseen by the processor across its pages' ends, nor from one row to the
+// next: they are fetched so far ahead, the last stretch of this row fetching the first of the next.
+constexpr std::int64_t kBytesAhead = 8192;
+
+template <class T>
+inline void fetch_ahead(const T* row, std::int64_t n, const T* next, std::int64_t begin, std::int64_t end) {
+    constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
+    constexpr std::int64_t ahead = kBytesAhead / static_cast<std::int64_t>(sizeof(T));
+    const T* from = begin + ahead < n ? row + ahead : next + (ahead < n ? ahead - n : 0);
+    for (std::int64_t j = begin; j < end; j += line) __builtin_prefetch(from + j);
+}
+
 template <class T, class F, bool Check>
-void group_minima_as(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, F* minima,
-                     Extremes* seen) {
+void group_minima_as(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, const T* next,
+                     F* minima, Extremes* seen) {
     using V = typename Group<F>::V;
     constexpr std::int64_t lanes = Group<F>::lanes, parts = Group<F>::parts;
     constexpr F inf = static_cast<F>(kInf);
@@ -71,6 +82,7 @@ void group_minima_as(const T* row, F sign, const F* v, std::int64_t n, std::int6
     V largest{};
     for (std::int64_t begin = 0; begin < n; begin += depth * W, minima += W) {
         const std::int64_t end = begin + depth * W < n ? begin + depth * W : n;
+        if (next != nullptr) fetch_ahead(row, n, next, begin, end);
         V least[parts];
         for (std::int64_t p = 0; p < parts; ++p) least[p] = V{} + inf;
         for (std::int64_t j = begin; j < end; j += W)
@@ -97,14 +109,14 @@ void group_minima_as(const T* row, F sign, const F* v, std::int64_t n, std::int6
 }
 
 template <class T, class F>
-void group_minima(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, F* minima,
-                  Extremes* seen) {
+void group_minima(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth, const T* next,
+                  F* minima, Extremes* seen) {
     constexpr bool real = static_cast<T>(0.5) != 0;
     if (real && seen != nullptr)
-        group_minima_as<T, F, real>(row, sign, v, n, depth, minima, seen);
+        group_minima_as<T, F, real>(row, sign, v, n, depth, next, minima, seen);
     else {
         Extremes unused{};
-        group_minima_as<T, F, false>(row, sign, v, n, depth, minima, &unused);
+        group_minima_as<T, F, false>(row, sign, v, n, depth, next, minima, &unused);
     }
 }
 
@@ -142,7 +154,7 @@ std::int64_t collect_below(const T* row, F sign, const F* v, std::int64_t n, std
     std::int64_t found = *count;
     for (; group < groups && found + depth * W <= capacity; ++group) {
         const std::int64_t begin = group * depth * W, end = begin + depth * W < n ? begin + depth * W : n;
-        if (next != nullptr)
+        if (next != nullptr && begin * static_cast<std::int64_t>(sizeof(T)) >= kBytesAhead)
             for (std::int64_t j = begin; j < end; j += line) __builtin_prefetch(next + j, 0, 2);
         unsigned hit = 0;
         for (std::int64_t p = 0; p < parts; ++p)

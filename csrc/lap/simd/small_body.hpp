@@ -65,12 +65,8 @@ inline unsigned bits_where_equal(D a, D b) {
 // One row of n >= L adjacent elements: the last vector overlaps the one before it.
 template <class T>
 inline void convert_row(const T* row, D sign, std::int64_t n, double* out) {
-    using V = typename VectorOf<T>::type;
-    const auto convert = [&](std::int64_t j) {
-        store(out + j, __builtin_convertvector(load<V>(row + j), D) * sign);
-    };
-    for (std::int64_t j = 0; j + L <= n; j += L) convert(j);
-    convert(n - L);
+    for (std::int64_t j = 0; j + L <= n; j += L) store(out + j, to_real<T, D>(row + j) * sign);
+    store(out + n - L, to_real<T, D>(row + n - L) * sign);
 }
 
 template <class T>
