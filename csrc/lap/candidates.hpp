@@ -127,13 +127,14 @@ class Candidates {
             reader.fetch(rows.data() + first, last - first, prices);
             for (std::int64_t r = first; r < last; ++r) {
                 reader.announce(r + 1 < count ? rows[static_cast<std::size_t>(r) + 1] : -1);
-                store(rows[r], reader, prices, source_.cols, false);
+                store(rows[r], reader, prices, entries_for(rows[r]), false);
             }
         });
         row_scans_ += count;
     }
 
-    void read(std::int32_t i, const Prices<T>& prices) { read(i, prices, source_.cols); }
+    // A row's first list is short: it is quick to look through, and most rows never need another.
+    void read(std::int32_t i, const Prices<T>& prices) { read(i, prices, entries_for(i)); }
 
     // Reads row i with room for twice as many; false when the memory set aside for that is used up.
     bool read_longer(std::int32_t i, const Prices<T>& prices) {
@@ -171,12 +172,18 @@ class Candidates {
     }
 
   private:
+    static constexpr std::int64_t kFirstOnDemand = 16;
+
     struct Slot {
         std::int64_t offset;
         std::int32_t size;
         std::int32_t capacity;
         double bound;
     };
+
+    std::int64_t entries_for(std::int32_t i) const {
+        return slots_[static_cast<std::size_t>(i)].size == 0 ? kFirstOnDemand : source_.cols;
+    }
 
     void store(std::int64_t i, RowReader<Source>& reader, const Prices<T>& prices, std::int64_t entries,
                bool check) {

@@ -46,25 +46,28 @@ class DenseSolver {
         std::vector<std::int32_t> free_rows = n_ == m_ ? reduce_columns() : matching_.free_rows();
         for (int round = 0; round < kRowReductionRounds && !free_rows.empty(); ++round)
             free_rows = reduce_rows(std::move(free_rows));
-        return augment_all(free_rows, stats);
+        return augment_all(free_rows, stats, kWithoutLimit);
     }
 
-    Status augment_all(const std::vector<std::int32_t>& free_rows, Stats* stats) {
-        stats->augmentations += static_cast<std::int64_t>(free_rows.size());
+    Status augment_all(const std::vector<std::int32_t>& free_rows, Stats* stats, std::int64_t most_scans) {
         open_v_.resize(v_.size());
         key_.resize(v_.size());
         pred_.assign(v_.size(), -1);
         Status status = Status::optimal;
         for (std::size_t k = 0; k < free_rows.size() && status == Status::optimal; ++k) {
-            if (!augment(free_rows[k])) status = stopped_ ? Status::interrupted : Status::infeasible;
+            if (row_scans_ >= most_scans) break;
+            if (augment(free_rows[k]))
+                ++stats->augmentations;
+            else
+                status = stopped_ ? Status::interrupted : Status::infeasible;
         }
         stats->row_scans += row_scans_;
         return status;
     }
 
   private:
-    static constexpr int kRowReductionRounds = 2;
-    static constexpr std::int64_t kRowReductionBudget = 4;  // row scans per row and round
+    static constexpr int kRowReductionRounds = 1;
+    static constexpr std::int64_t kRowReductionBudget = 3;  // row scans per row and round
 
     // v_j = min_i c_ij; each row takes the lowest column whose minimum it holds. Returns the rows left free.
     std::vector<std::int32_t> reduce_columns() {
@@ -211,20 +214,23 @@ Matching<double> solve_dense(const Source& source, const Options& options, Stats
 }
 
 template <class Source>
-Status augment_dense(const Source& source, PartialMatching* matching, Interrupt* interrupt, Stats* stats) {
-    return DenseSolver<Source>(source, matching, interrupt).augment_all(matching->free_rows(), stats);
+Status augment_dense(const Source& source, PartialMatching* matching, Interrupt* interrupt, Stats* stats,
+                     std::int64_t most_scans) {
+    return DenseSolver<Source>(source, matching, interrupt)
+        .augment_all(matching->free_rows(), stats, most_scans);
 }
 
-#define REBASIN_FAST_INSTANTIATE(T)                                                                   \
-    template Matching<double> solve_dense<DenseRows<T>>(const DenseRows<T>&, const Options&, Stats*); \
-    template Status augment_dense<DenseRows<T>>(const DenseRows<T>&, PartialMatching*, Interrupt*, Stats*);
+#define REBASIN_FAST_INSTANTIATE(T)                                                                        \
+    template Matching<double> solve_dense<DenseRows<T>>(const DenseRows<T>&, const Options&, Stats*);      \
+    template Status augment_dense<DenseRows<T>>(const DenseRows<T>&, PartialMatching*, Interrupt*, Stats*, \
+                                                std::int64_t);
 #include "lap/simd/element_types.inc"
 #undef REBASIN_FAST_INSTANTIATE
 
 #define REBASIN_FAST_INSTANTIATE(F)                                                                         \
     template Matching<double> solve_dense<FactoredRows<F>>(const FactoredRows<F>&, const Options&, Stats*); \
     template Status augment_dense<FactoredRows<F>>(const FactoredRows<F>&, PartialMatching*, Interrupt*,    \
-                                                   Stats*);
+                                                   Stats*, std::int64_t);
 REBASIN_FAST_INSTANTIATE(float)
 REBASIN_FAST_INSTANTIATE(double)
 #undef REBASIN_FAST_INSTANTIATE

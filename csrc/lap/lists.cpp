@@ -52,9 +52,12 @@ constexpr double kEpsRise = 8.0;
 // and get a longer one.
 constexpr std::int64_t kFirstList = 32;
 constexpr std::int64_t kShortList = 8;  // where there are more columns than rows, and so less competition
-constexpr double kFewUnread =
-    0.01;                          // share of rows still free for which it pays to make lists only on demand
-constexpr double kHopeless = 0.6;  // share of rows that the caller's duals leave without a column
+constexpr std::size_t kFewUnread = 32;  // rows still free for which it pays to make lists only on demand
+constexpr std::int32_t kShortRows =
+    1024;  // up to here a look at a whole row takes no longer than making a list
+constexpr double kScansAmongTies =
+    0.5;                              // whole rows looked at, per row, before lists are thought worth making
+constexpr double kHopeless = 0.6;     // share of rows that the caller's duals leave without a column
 constexpr double kNearlyRight = 0.1;  // up to this share of free rows the caller's duals are nearly right
 constexpr double kFineEps = 0.002;    // part of the typical slack that finishes what is nearly right
 constexpr std::int64_t kSeveral = 4;  // equally good columns that count as a choice
@@ -102,10 +105,13 @@ class ListSolver {
         if (matched) {
             match_minima(column_best);
             stats->row_scans += state_.n();
+            if (ties_ && state_.n() <= kShortRows) {
+                const Status status = augment_among_ties(stats);
+                if (status != Status::optimal) return status;
+            }
             state_.lists.list_nothing(0.0);
         }
-        const bool read =
-            !matched || static_cast<double>(state_.matching.free_rows().size()) > kFewUnread * state_.n();
+        const bool read = !matched || state_.matching.free_rows().size() > kFewUnread;
         if (read) {
             const std::int64_t entries = state_.is_square() ? kFirstList : kShortList;
             if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt))
@@ -177,6 +183,14 @@ class ListSolver {
         }
     }
 
+    // Where there are ties everywhere most paths end after a row or two, sooner than lists are made.
+    Status augment_among_ties(Stats* stats) {
+        const auto scans = static_cast<std::int64_t>(kScansAmongTies * state_.n());
+        const Status status = augment_dense(source_, &state_.matching, options_.interrupt, stats, scans);
+        for (std::int64_t j = 0; j < state_.m(); ++j) state_.prices.set(j, state_.matching.v[j]);
+        return status;
+    }
+
     Status find_paths(Stats* stats) {
         Forest<Source> forest(&state_, kReadsPerRow * state_.n());
         switch (forest.match_all(&stats->augmentations)) {
@@ -188,7 +202,7 @@ class ListSolver {
                 break;
         }
         if (state_.stopped) return Status::interrupted;
-        return augment_dense(source_, &state_.matching, options_.interrupt, stats);
+        return augment_dense(source_, &state_.matching, options_.interrupt, stats, kWithoutLimit);
     }
 
     // Integer costs are bid for in integers: every price is then an integer, and float64 holds it exactly.

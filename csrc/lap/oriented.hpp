@@ -59,9 +59,12 @@ template <class Source>
 Matching<double> solve_dense(const Source& source, const Options& options, Stats* stats);
 
 // Gives every free row a column by shortest augmenting paths over whole rows. The matched rows' columns must
-// be their best at the prices in `matching`.
+// be their best at the prices in `matching`. After `most_scans` rows have been looked at it leaves the rest
+// free.
+inline constexpr std::int64_t kWithoutLimit = std::numeric_limits<std::int64_t>::max();
 template <class Source>
-Status augment_dense(const Source& source, PartialMatching* matching, Interrupt* interrupt, Stats* stats);
+Status augment_dense(const Source& source, PartialMatching* matching, Interrupt* interrupt, Stats* stats,
+                     std::int64_t most_scans);
 
 // Jonker-Volgenant on candidate lists, with eps-scaled bidding where many rows stay free. Needs rows <= cols.
 // `column_best` holds the smallest element of every column (the largest when maximising) of a square problem;

@@ -24,8 +24,9 @@ constexpr std::int64_t kSmall = 48;
 // The largest integer below which float64 holds every integer.
 constexpr double kExactDouble = 9007199254740992.0;
 
-// From this many rows on candidate lists pay for the pass that makes them.
-constexpr std::int64_t kListsFrom = 400;
+// From this many rows on candidate lists pay for the pass that makes them; sooner where rows are scattered in
+// memory and every look at one costs a copy.
+constexpr std::int64_t kListsFrom = 480, kListsFromScattered = 128;
 
 // Duals stay below largest + 4 n range in magnitude; when float64 holds all integers up to there, it is
 // exact.
@@ -99,8 +100,10 @@ Result finish(const TypedView<T>& cost, double sign, Matching<Num> matching, boo
     return result;
 }
 
-Method choose_method(std::int64_t rows) {
-    return rows <= kSmall ? Method::shortest_path : rows < kListsFrom ? Method::dense : Method::jv;
+template <class T>
+Method choose_method(const TypedView<T>& cost) {
+    if (cost.rows <= kSmall) return Method::shortest_path;
+    return cost.rows < (cost.col_stride == 1 ? kListsFrom : kListsFromScattered) ? Method::dense : Method::jv;
 }
 
 // `cost` has rows <= cols.
@@ -117,7 +120,7 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
             return finish(cost, sign, std::move(matching), turned, stats);
         }
     }
-    stats.method = options.method != Method::automatic ? options.method : choose_method(cost.rows);
+    stats.method = options.method != Method::automatic ? options.method : choose_method(cost);
     const bool by_lists = stats.method == Method::jv || stats.method == Method::auction;
     Crew crew(options.threads);
     Survey<T> found;

@@ -314,36 +314,56 @@ inline double smallest(D x) {
     return smaller(x, rotated<1>(x))[0];
 }
 
+inline D larger(D a, D b) {
+    return b > a ? b : a;
+}
+
 // The two smallest of what has been taken so far, lane by lane, and where the smallest was.
 struct LaneTwoSmallest {
     D first = splat(kInf), second = splat(kInf);
     I64 index = I64{} - 1;
 
     inline void take(D x, I64 here) {
-        const I64 lower = x < first;
-        second = smaller(lower ? first : x, second);
-        index = lower ? here : index;
-        first = lower ? x : first;
+        index = x < first ? here : index;
+        second = smaller(larger(first, x), second);
+        first = smaller(x, first);
     }
 
-    // Among equals the lowest index. No branch depends on the values unless lanes tie, for nobody could
-    // foretell it.
+    inline void take(const LaneTwoSmallest& other) {
+        const I64 lower =
+            (other.first < first) | ((other.first == first) & (other.index < index) & (other.index >= 0));
+        index = lower ? other.index : index;
+        second = smaller(larger(first, other.first), smaller(second, other.second));
+        first = smaller(other.first, first);
+    }
+
+    // Over all lanes; among equals the lowest index. Both minima fall together, and no branch depends on the
+    // values unless lanes tie, for nobody could foretell it.
     inline TwoSmallest merged() const {
-        const double best = smallest(first);
+        D best = first, next = second;
+        if constexpr (L == 8) merge_with<L / 2>(&best, &next);
+        if constexpr (L >= 4) merge_with<2>(&best, &next);
+        merge_with<1>(&best, &next);
         unsigned lanes = bits(first == best);
         std::int64_t at[L];
         store(at, index);
-        std::int64_t lane = __builtin_ctz(lanes);
+        std::int64_t lowest = at[__builtin_ctz(lanes)];
         while ((lanes &= lanes - 1) != 0)
-            if (at[__builtin_ctz(lanes)] < at[lane]) lane = __builtin_ctz(lanes);
-        const I64 winner = lane_numbers() == I64{} + lane;
-        return {best, smallest(winner ? second : first), at[lane]};
+            if (at[__builtin_ctz(lanes)] < lowest) lowest = at[__builtin_ctz(lanes)];
+        return {best[0], next[0], lowest};
+    }
+
+    template <int Step>
+    static inline void merge_with(D* best, D* next) {
+        const D other = rotated<Step>(*best);
+        *next = smaller(larger(*best, other), smaller(*next, rotated<Step>(*next)));
+        *best = smaller(*best, other);
     }
 };
 
 // The two smallest of value(0) ... value(n - 1), taken L at a time; among equals the lowest index.
 template <class Value>
-inline TwoSmallest two_smallest(std::int64_t n, Value value) {
+__attribute__((always_inline)) inline TwoSmallest two_smallest(std::int64_t n, Value value) {
     LaneTwoSmallest even, odd;  // two chains of dependent operations side by side
     I64 here = lane_numbers();
     std::int64_t j = 0;
@@ -352,13 +372,8 @@ inline TwoSmallest two_smallest(std::int64_t n, Value value) {
         odd.take(value(j + L), here + L);
     }
     if (j < n) even.take(value(j), here);
-    const I64 lower =
-        (odd.first < even.first) | ((odd.first == even.first) & (odd.index < even.index) & (odd.index >= 0));
-    LaneTwoSmallest both;
-    both.first = lower ? odd.first : even.first;
-    both.index = lower ? odd.index : even.index;
-    both.second = smaller(lower ? even.first : odd.first, smaller(even.second, odd.second));
-    return both.merged();
+    even.take(odd);
+    return even.merged();
 }
 
 template <class T>
@@ -437,16 +452,29 @@ std::int64_t find_free_reduced(const T* row, double sign, const double* v, doubl
     return -1;
 }
 
-std::int64_t find_key_in(const double* key, double value, const std::int32_t* row_of_col, std::int64_t n) {
-    std::int64_t fallback = -1;
-    for (std::int64_t j = 0; j < n; j += L) {
-        const I64 equal = load<D>(key + j) == value;
-        if (!any(equal)) continue;
-        const std::int64_t hit =
-            lowest_set(equal & __builtin_convertvector(load<I32>(row_of_col + j) < 0, I64));
-        if (hit >= 0) return j + hit;
-        if (fallback < 0) fallback = j + lowest_set(equal);
+// One bit per column from j on, of at most a word of them, where key == value.
+inline std::uint64_t keys_equal(const double* key, double value, std::int64_t j, std::int64_t n) {
+    constexpr std::int64_t word = 64;
+    std::uint64_t equal = 0;
+    if (j + word <= n) {  // a loop without a condition is unrolled
+        for (std::int64_t k = 0; k < word; k += L)
+            equal |= static_cast<std::uint64_t>(bits(load<D>(key + j + k) == value)) << k;
+        return equal;
     }
+    for (std::int64_t k = 0; j + k < n; k += L)
+        equal |= static_cast<std::uint64_t>(bits(load<D>(key + j + k) == value)) << k;
+    return equal;
+}
+
+std::int64_t find_key_in(const double* key, double value, const std::int32_t* row_of_col, std::int64_t n) {
+    constexpr std::int64_t word = 64;
+    std::int64_t fallback = -1;
+    for (std::int64_t j = 0; j < n; j += word)
+        for (std::uint64_t left = keys_equal(key, value, j, n); left != 0; left &= left - 1) {
+            const std::int64_t column = j + __builtin_ctzll(left);
+            if (row_of_col[column] < 0) return column;
+            if (fallback < 0) fallback = column;
+        }
     return fallback;
 }
 

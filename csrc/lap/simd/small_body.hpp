@@ -263,21 +263,17 @@ class SmallSolver {
 
     Two two_smallest_of(std::int64_t i) const {
         const double* cost = w_.cost + i * width_;
-        D first = splat(kInf), second = splat(kInf);
-        I64 index{}, here = lane_numbers();
-        for (std::int64_t j = 0; j < width_; j += L, here += L) {
-            const D x = load<D>(cost + j) - load<D>(w_.v + j);
-            index = x < first ? here : index;
-            second = lesser(x < first ? first : x, second);
-            first = lesser(x, first);
+        LaneTwoSmallest even, odd;
+        I64 here = lane_numbers();
+        std::int64_t j = 0;
+        for (; j + L < width_; j += 2 * L, here += 2 * L) {
+            even.take(load<D>(cost + j) - load<D>(w_.v + j), here);
+            odd.take(load<D>(cost + j + L) - load<D>(w_.v + j + L), here + L);
         }
-        const D lowest = smallest_everywhere(first);
-        const unsigned lanes = bits_where_equal(first, lowest);
-        if ((lanes & (lanes - 1)) != 0) return {lowest[0], lowest[0], -1};
-        std::int64_t columns[L];
-        store(columns, index);
-        const D others = smallest_everywhere(first == lowest ? second : first);
-        return {lowest[0], others[0], columns[__builtin_ctz(lanes)]};
+        if (j < width_) even.take(load<D>(cost + j) - load<D>(w_.v + j), here);
+        even.take(odd);
+        const TwoSmallest best = even.merged();
+        return {best.first, best.second, best.index};
     }
 
     // The lowest free column where the row's reduced cost has this value, or -1.
@@ -449,8 +445,8 @@ class SmallSolver {
         }
     }
 
-    static constexpr int kReductionRounds = 2;
-    static constexpr std::int64_t kReductionBudget = 4;  // row scans per row and round
+    static constexpr int kReductionRounds = 1;
+    static constexpr std::int64_t kReductionBudget = 3;  // row scans per row and round
 
     SmallWork& w_;
     const std::int64_t rows_, cols_, width_;
