@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "lap/list_state.hpp"
+#include "lap/tight_matching.hpp"
 
 namespace rebasin_fast {
 
@@ -54,14 +55,30 @@ class Bidding {
         return left;
     }
 
-    // Gives rows their best columns as far as those are free, at today's prices.
-    void match_best() {
+    // Gives rows tight columns: their best ones, up to what rounding has made of duals that were optimal.
+    // Above its best a row may end a little anyway, after any bid; but if all of that is more than rounding
+    // can explain, rows hold their best only to the last bits, or nothing.
+    void match_tight() {
+        constexpr double unit = 0x1p-52, loose = 0x1p-44, strict = 0x1p-50;
+        TightMatching tight(state_.n(), state_.m());
         for (std::int32_t i = 0; i < state_.n(); ++i) {
-            const simd::TwoSmallest best = lists_.two_smallest(i, prices_.v());
-            if (best.index < 0) continue;
-            const std::int64_t j = lists_.of(i).columns[best.index];
-            if (matching_.row_of_col[j] < 0) matching_.assign(i, j);
+            const double best = lists_.two_smallest(i, prices_.v()).first;
+            const auto list = lists_.of(i);
+            if (!(best < kForbidden) || best > list.bound) continue;
+            for (std::int32_t k = 0; k < list.size; ++k) {
+                const std::int32_t j = list.columns[k];
+                const double above = lists_.reduced(list, k, prices_.v()) - best;
+                if (above <= loose * (std::abs(best) + std::abs(prices_[j]))) tight.add(i, j);
+            }
         }
+        double scale = 0.0, gap = 0.0;
+        tight.solve([&](std::int32_t i, std::int32_t j) {
+            const double best = lists_.two_smallest(i, prices_.v()).first;
+            matching_.assign(i, j);
+            gap += state_.reduced_at(i, j) - best;
+            scale += std::abs(best) + std::abs(prices_[j]);
+        });
+        if (gap > unit * scale) release_all_beyond(strict * scale / state_.n());
     }
 
     // The median slack within a list: what separates a row's best column from those it does
@@ -101,13 +118,13 @@ class Bidding {
         std::fill(matching_.row_of_col.begin(), matching_.row_of_col.end(), -1);
     }
 
-    // Frees the rows whose column is not their best at today's prices.
-    void release_all_but_best() {
+    // Frees the rows whose column is further than `eps` from their best at today's prices.
+    void release_all_beyond(double eps) {
         for (std::int32_t i = 0; i < state_.n(); ++i) {
             const std::int32_t j = matching_.col_of_row[i];
             if (j < 0) continue;
             const double best = std::min(lists_.two_smallest(i, prices_.v()).first, lists_.of(i).bound);
-            if (state_.reduced_at(i, j) > best) {
+            if (state_.reduced_at(i, j) > best + eps) {
                 matching_.row_of_col[j] = -1;
                 matching_.col_of_row[i] = -1;
             }

@@ -164,7 +164,7 @@ class Candidates {
     // Entries of a list: a fixed share of the matrix, so that lists of small elements stay small beside it.
     static std::int32_t width_for(std::int64_t cols) {
         constexpr std::int64_t most = 96, usual = 64, least = 16, large = 4096;
-        constexpr double share = sizeof(T) <= 2 ? 0.026 : 0.036;
+        constexpr double share = sizeof(T) <= 2 ? 0.022 : 0.036;
         const double entry = sizeof(T) + sizeof(std::int32_t);
         const auto fit = static_cast<std::int64_t>(share * static_cast<double>(cols) * sizeof(T) / entry);
         const std::int64_t width = cols < large ? usual : std::clamp(fit / 16 * 16, least, most);

@@ -59,8 +59,10 @@ constexpr double kScansAmongTies =
     0.5;                              // whole rows looked at, per row, before lists are thought worth making
 constexpr double kHopeless = 0.6;     // share of rows that the caller's duals leave without a column
 constexpr double kNearlyRight = 0.1;  // up to this share of free rows the caller's duals are nearly right
-constexpr double kFineEps = 0.002;    // part of the typical slack that finishes what is nearly right
-constexpr std::int64_t kSeveral = 4;  // equally good columns that count as a choice
+constexpr int kCorrections = 2;       // phases of eps that finish what is nearly right, and how it falls
+constexpr double kCorrectionFall = 20.0;
+constexpr std::int64_t kCorrectionReads = 2;  // rows read again, per row, by which it should have ended
+constexpr std::int64_t kSeveral = 4;          // equally good columns that count as a choice
 
 template <class Source>
 class ListSolver {
@@ -118,29 +120,54 @@ class ListSolver {
                 return Status::interrupted;
             if (seen != nullptr && seen->invalid) return Status::invalid_entry;
         }
-        if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
         if (start_ == Start::given) {
-            bidding_.match_best();
-            hopeless_ = static_cast<double>(state_.matching.free_rows().size()) > kHopeless * state_.n();
+            bidding_.match_tight();
+            const double left = static_cast<double>(state_.matching.free_rows().size());
+            const bool nearly_right = left <= kNearlyRight * state_.n();
+            hopeless_ = nearly_right ? !correct() : left > kHopeless * state_.n();
             if (hopeless_) return Status::optimal;
+            if (nearly_right) return close_enough() ? Status::optimal : finish(stats);
         }
+        if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
         const double slack = read ? bidding_.typical_slack() : 0.0;
         const std::size_t left =
             bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBidsPerRow * state_.n()).size();
         if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
-            const bool nearly_right =
-                start_ == Start::given && static_cast<double>(left) <= kNearlyRight * state_.n();
-            if (nearly_right)
-                bidding_.bid_all(state_.matching.free_rows(), whole(slack * kFineEps),
-                                 kScalingBidsPerRow * state_.n());
-            else
-                scale(read ? slack : bidding_.typical_slack(), left);
-            if (options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return Status::optimal;
-            bidding_.release_all_but_best();
+            scale(read ? slack : bidding_.typical_slack(), left);
+            if (close_enough()) return Status::optimal;
+            bidding_.release_all_beyond(0.0);
         }
-        if (left > 0) bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBidsPerRow * state_.n());
+        return finish(stats);
+    }
+
+    bool close_enough() const { return options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap; }
+
+    // Gives the last free rows their columns, exactly: first by bids, then along paths.
+    Status finish(Stats* stats) {
+        bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBidsPerRow * state_.n());
         if (state_.stopped) return Status::interrupted;
         return find_paths(stats);
+    }
+
+    // Finishes what the caller's duals have nearly settled: eps falls here too, but only rows that it leaves
+    // too far from their best bid again, and all others keep what they have. False when that turns out to be
+    // no short cut.
+    bool correct() {
+        if (state_.matching.free_rows().empty()) return true;
+        constexpr int slices = 5;
+        const std::int64_t most_reads = state_.lists.row_scans() + kCorrectionReads * state_.n();
+        double eps = options_.method == Method::jv ? 0.0 : whole(bidding_.typical_slack() * kEpsOfLittle);
+        for (int phase = 0; phase < kCorrections && eps > 0.0; ++phase) {
+            std::vector<std::int32_t> rows = state_.matching.free_rows();
+            for (int slice = 0; slice < slices && !rows.empty(); ++slice) {
+                rows = bidding_.bid_all(std::move(rows), eps, kScalingBidsPerRow / slices * state_.n());
+                if (state_.lists.row_scans() > most_reads) return false;
+            }
+            if (close_enough()) return true;
+            eps = phase + 1 < kCorrections ? whole(eps / kCorrectionFall) : 0.0;
+            bidding_.release_all_beyond(eps);
+        }
+        return true;
     }
 
     bool worth_scaling(std::size_t left) {
@@ -219,7 +246,7 @@ class ListSolver {
             bidding_.release_all();
             const std::size_t still_free =
                 first ? bid_with_rising(&eps) : bid_with(state_.matching.free_rows(), eps).size();
-            if (still_free == 0 && options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap) return;
+            if (still_free == 0 && close_enough()) return;
             eps = whole(eps / kEpsFall);
         }
     }
