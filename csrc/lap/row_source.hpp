@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "lap/matrix_view.hpp"
@@ -67,28 +68,62 @@ class DenseRows {
 
       private:
         // Copies tile by tile. Lines that lie a power of two apart share a place in the cache: a tile is read
-        // line by line, turned in a buffer of its own, and written line by line.
+        // line by line, turned in a buffer of its own, and written line by line. No processor foresees lines
+        // that far apart, so those of later tiles are fetched ahead.
         void gather(std::int64_t first, std::int64_t count) {
-            constexpr std::int64_t tile = 16;
+            constexpr std::int64_t ahead = 2 * kTile, line = 64 / static_cast<std::int64_t>(sizeof(T));
             const std::int64_t cols = source_.cols;
             const std::int64_t down = source_.view_.row_stride, across = source_.view_.col_stride;
             panel_.resize(static_cast<std::size_t>(count * cols));
             first_ = first;
             count_ = count;
             const T* data = source_.view_.row(first);
-            T turned[tile][tile];
-            for (std::int64_t j0 = 0; j0 < cols; j0 += tile) {
-                const std::int64_t width = std::min(tile, cols - j0);
-                for (std::int64_t i0 = 0; i0 < count; i0 += tile) {
-                    const std::int64_t height = std::min(tile, count - i0);
-                    for (std::int64_t j = 0; j < width; ++j) {
-                        const T* from = data + i0 * down + (j0 + j) * across;
-                        for (std::int64_t i = 0; i < height; ++i) turned[i][j] = from[i * down];
-                    }
+            T turned[kTile][kTile];
+            for (std::int64_t j0 = 0; j0 < cols; j0 += kTile) {
+                const std::int64_t width = std::min(kTile, cols - j0);
+                if (down == 1)
+                    for (std::int64_t j = j0 + ahead; j < std::min(j0 + ahead + kTile, cols); ++j)
+                        for (std::int64_t i = 0; i < count; i += line)
+                            __builtin_prefetch(data + j * across + i);
+                for (std::int64_t i0 = 0; i0 < count; i0 += kTile) {
+                    const std::int64_t height = std::min(kTile, count - i0);
+                    turn(data + i0 * down + j0 * across, down, across, height, width, turned);
                     for (std::int64_t i = 0; i < height; ++i)
                         std::copy_n(turned[i], width, panel_.data() + (i0 + i) * cols + j0);
                 }
             }
+        }
+
+        static constexpr std::int64_t kTile = 16;
+
+        // turned[i][j] = from[i * down + j * across].
+        static void turn(const T* from, std::int64_t down, std::int64_t across, std::int64_t height,
+                         std::int64_t width, T (*turned)[kTile]) {
+            if constexpr (sizeof(T) == 4)
+                if (down == 1 && height == kTile && width == kTile) {
+                    for (std::int64_t j = 0; j < kTile; j += 4)
+                        for (std::int64_t i = 0; i < kTile; i += 4)
+                            turn_four(from + i + j * across, across, &turned[i][j]);
+                    return;
+                }
+            for (std::int64_t j = 0; j < width; ++j)
+                for (std::int64_t i = 0; i < height; ++i) turned[i][j] = from[i * down + j * across];
+        }
+
+        // Four adjacent elements of four lines each, by shuffles that every instruction set has.
+        static void turn_four(const T* from, std::int64_t across, T* to) {
+            typedef std::uint32_t V __attribute__((vector_size(16)));
+            V a[4];
+            for (std::int64_t j = 0; j < 4; ++j) std::memcpy(&a[j], from + j * across, sizeof(V));
+            const V low01 = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
+            const V high01 = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
+            const V low23 = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
+            const V high23 = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+            a[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+            a[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+            a[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+            a[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+            for (std::int64_t i = 0; i < 4; ++i) std::memcpy(to + i * kTile, &a[i], sizeof(V));
         }
 
         const DenseRows& source_;
