@@ -55,6 +55,20 @@ def take(array: Array, index: IndexArray, axis: int) -> Array:
     return array.detach().index_select(axis, torch.from_numpy(index).to(array.device))
 
 
+def take_along(array: Array, index: IndexArray, by: int, axis: int) -> Array:
+    """Return a new array reordered along `axis` in a way that depends on the position along axis `by`.
+
+    For position x along `by`, slice k along `axis` is slice ``index[x, k]`` of `array`.
+    """
+    shape = [1] * len(array.shape)
+    shape[by], shape[axis] = index.shape
+    index = np.ascontiguousarray(index if by < axis else index.T).reshape(shape)
+    torch = torch_of(array)
+    if torch is None:
+        return np.take_along_axis(array, index, axis=axis)
+    return torch.take_along_dim(array.detach(), torch.from_numpy(index).to(array.device), dim=axis)
+
+
 def copy(array: Array) -> Array:
     """Return a copy that shares no memory with `array` and carries no autograd history."""
     return array.detach().clone() if torch_of(array) is not None else np.array(array)
