@@ -9,8 +9,8 @@ notation                meaning
 ``"4 * P"``             four copies of P, one after the other (the gates of an LSTM)
 ``"P + Q + 3"``         the units of P, then those of Q, then three entries that stay (a concatenation)
 ``"heads * (q + k)"``   for every unit of `heads` the units of q, then those of k
-``"d@heads"``           the units of d in one block only, where the unit of its parent `heads` is given by what stands
-                        before it in a product, or by another axis of the array
+``"d@heads"``           the units of d in one block only, where the unit of its parent `heads` is given by another
+                        factor of a product, or by another axis of the array
 ======================  ============================================================================================
 
 A group d whose units are permuted within the blocks of another, its *parent* (units within attention heads), counts all
@@ -19,6 +19,7 @@ its units, parent-major: ``"d"`` is the same as ``"heads * d@heads"``.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -405,19 +406,44 @@ def _of_product(
     at: Mapping[str, IndexArray],
     contexts: int,
 ) -> Entries:
-    old = np.zeros(contexts, dtype=np.int64)
+    order = _parents_first(layout.factors, structure.blocks)
     known = dict(at)
+    olds: list[IndexArray] = []
     inside: dict[str, IndexArray] = {}
-    for factor in layout.factors:
-        part = entries(factor, structure, permutation, known)
+    lengths: list[int] = []
+    for i in order:
+        part = entries(layout.factors[i], structure, permutation, known)
         n = part.old.shape[1]
-        old = (old[:, None] * n + np.broadcast_to(part.old, (len(old), n))).ravel()
-        known = {group: np.repeat(units, n) for group, units in known.items()}
-        inside = {group: np.repeat(units, n) for group, units in inside.items()}
-        new = {group: np.broadcast_to(units, (len(old) // n, n)).ravel() for group, units in part.at.items()}
-        known |= new
-        inside |= new
-    return Entries(old.reshape(contexts, -1), {group: units.reshape(contexts, -1) for group, units in inside.items()})
+        rows = contexts * math.prod(lengths)
+        lengths.append(n)
+        new = {group: np.broadcast_to(units, (rows, n)).ravel() for group, units in part.at.items()}
+        known = {group: np.repeat(units, n) for group, units in known.items()} | new
+        inside = {group: np.repeat(units, n) for group, units in inside.items()} | new
+        olds = [*(np.repeat(old, n) for old in olds), np.broadcast_to(part.old, (rows, n)).ravel()]
+
+    def in_place(flat: IndexArray) -> IndexArray:
+        """Bring the factors from the order of evaluation into that of the layout."""
+        grid: IndexArray = flat.reshape(contexts, *lengths)
+        placed: IndexArray = grid.transpose(0, *(1 + order.index(i) for i in range(len(order)))).reshape(contexts, -1)
+        return placed
+
+    total, stride = np.zeros((contexts, math.prod(lengths)), dtype=np.int64), 1
+    for i in reversed(range(len(order))):
+        total += in_place(olds[order.index(i)]) * stride
+        stride *= lengths[order.index(i)]
+    return Entries(total, {group: in_place(units) for group, units in inside.items()})
+
+
+def _parents_first(factors: tuple[Layout, ...], blocks: Blocks) -> list[int]:
+    """Return an order of the factors in which those that tell the block come before those that need it."""
+    order: list[int] = []
+    left = list(range(len(factors)))
+    while left:
+        told_later = {i: frozenset().union(*(offered(factors[j], blocks) for j in left if j != i)) for i in left}
+        ready = [i for i in left if not wanted(factors[i], blocks) & told_later[i]] or left
+        order.append(ready[0])
+        left.remove(ready[0])
+    return order
 
 
 # ---- who depends on whom --------------------------------------------------------------------------------------------
@@ -425,7 +451,9 @@ def _of_product(
 
 def offered(layout: Layout, blocks: Blocks) -> frozenset[str]:
     """Return the groups whose unit is known at every entry of a layout, parents included."""
-    if isinstance(layout, Axis | Within):
+    if isinstance(layout, Within):
+        return frozenset({layout.group})
+    if isinstance(layout, Axis):
         chain = [layout.group]
         while isinstance(parent := blocks.get(chain[-1]), str):
             chain.append(parent)
@@ -442,10 +470,10 @@ def wanted(layout: Layout, blocks: Blocks) -> frozenset[str]:
     if isinstance(layout, SumAxis):
         return frozenset().union(*(wanted(term, blocks) for term in layout.terms))
     if isinstance(layout, ProductAxis):
-        told: frozenset[str] = frozenset()
-        open_: frozenset[str] = frozenset()
-        for factor in layout.factors:
+        open_: set[str] = set()
+        for i, factor in enumerate(layout.factors):
+            others = layout.factors[:i] + layout.factors[i + 1 :]
+            told = frozenset().union(*(offered(other, blocks) for other in others))
             open_ |= wanted(factor, blocks) - told
-            told |= offered(factor, blocks)
-        return open_
+        return frozenset(open_)
     return frozenset()

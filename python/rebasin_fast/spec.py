@@ -560,7 +560,7 @@ def _check_parents(spec: PermutationSpec, param: str, i: int) -> None:
         telling = [j for j in others if parent in offered(spec.axes[param][j], spec.blocks)]
         if len(telling) != 1 or wanted(spec.axes[param][telling[0]], spec.blocks):
             raise ValueError(
-                f"axes[{param!r}][{i}] is {str(axis)!r}; expected {parent!r} before it, or on one other axis that "
+                f"axes[{param!r}][{i}] is {str(axis)!r}; expected {parent!r} beside it, or on one other axis that "
                 "needs no parent itself"
             )
 

@@ -208,8 +208,9 @@ class _Recorder:
         """Write into memory that other tensors may be views of: what is written is laid out as what was there."""
         if target.alike is not None:
             target.alike.still = False
-        for old, new in zip(call.settled(target), call.settled(value), strict=True):
-            call.unify(old, new)
+        if any(old is not new for old, new in zip(target.axes, value.axes, strict=True)):
+            for old_dim, new_dim in zip(call.settled(target), call.settled(value), strict=True):
+                call.unify(old_dim, new_dim)
         for one, other in ((target, value), (value, target)):
             if one.index_of is not None and other.index_of is None:
                 call.freeze(one.index_of)

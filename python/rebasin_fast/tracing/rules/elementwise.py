@@ -9,14 +9,16 @@ from ..values import Value
 def pointwise(call: Call) -> Result:
     """The rule of all operators that torch tags as pointwise."""
     values = call.tensors()
-    axes = values[0].axes if len(values) == 1 else call.broadcast(values)
-    return [call.value(axes) for _ in call.shapes]
+    # A single argument is left in factors: what is the same everywhere need not know how the axes are split.
+    result = call.value(values[0].axes if len(values) == 1 else call.broadcast(values))
+    # What comes besides is kept for the backward pass only, and may be empty.
+    return [result, *(call.value(map(call.fixed, shape)) for shape in call.shapes[1:])]
 
 
 rule(
     "aten::_prelu_kernel", "aten::copy", "aten::masked_fill", "aten::where", "aten::fill", "aten::zero",
     "aten::nan_to_num", "aten::lerp", "aten::isfinite", "aten::gelu", "aten::polar", "aten::complex", "aten::real",
-    "aten::imag", "aten::floor_divide",
+    "aten::imag", "aten::floor_divide", "aten::hardswish", "aten::log_sigmoid_forward", "aten::frexp",
 )(pointwise)  # fmt: skip
 
 
