@@ -139,6 +139,8 @@ def _simplified_product(layout: ProductAxis) -> Layout:
                 flat[-1] = Fixed(last.length * part.length)
             elif isinstance(part, Fixed) and isinstance(last, Axis):
                 flat[-1] = Axis(last.group, last.block * part.length)
+            elif isinstance(part, Within) and last == Axis(part.parent):
+                flat[-1] = Axis(part.group)
             else:
                 flat.append(part)
     if not flat:

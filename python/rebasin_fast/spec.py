@@ -7,9 +7,11 @@ parameter, the group that lies on it.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,6 +36,7 @@ from .layout import (
     wanted,
 )
 from .report import Origin, SpecReport, report_of
+from .spec_file import from_json, to_json
 
 if TYPE_CHECKING:
     from .prove import Proof
@@ -134,6 +137,7 @@ class PermutationSpec:
     ) -> None:
         self._axes = MappingProxyType(_checked_axes(axes))
         self._groups = MappingProxyType(_members_by_group(self._axes, blocks or {}))
+        sizes = sizes if sizes is not None or self._groups else {}
         self._sizes = None if sizes is None else MappingProxyType(_checked_sizes(sizes, self._groups))
         self._blocks = MappingProxyType(_checked_blocks(blocks or {}, self._groups, self._sizes))
         self._moved_only = _checked_moved_only(moved_only, self._axes)
@@ -342,6 +346,43 @@ class PermutationSpec:
         frozen axes: 0
         """
         return report_of(self, self._origin)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the spec to a small JSON file that a person can read: a line for each group and each parameter.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Written over if it exists. The report of a traced spec is kept too.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> spec = PermutationSpec.from_axes_to_perm({"a": ("P", None), "b": (None, "P")}, sizes={"P": 3})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     spec.save(pathlib.Path(folder) / "spec.json")
+        ...     PermutationSpec.load(pathlib.Path(folder) / "spec.json") == spec
+        True
+        """
+        Path(path).write_text(to_json(self), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PermutationSpec:
+        """Return the spec that `save` wrote to a file.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        TypeError, ValueError
+            If it holds no spec, naming the file and what is wrong with it.
+        """
+        return from_json(Path(path).read_text(encoding="utf-8"), str(path))
+
+    @property
+    def origin(self) -> Origin | None:
+        """What froze the fixed axes of a traced spec; None for one that was written down."""
+        return self._origin
 
     def prove(
         self, model: Any, inputs: Any, *, trials: int = 3, seed: int = 0, rtol: float | None = None, double: bool = True
