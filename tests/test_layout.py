@@ -157,7 +157,7 @@ def test_symmetries_of_blocks_are_counted() -> None:
             "expected 'h' beside it, or on one other axis",
         ),
         ({"w": ("q@h", "h", "h")}, {"sizes": {"q": 6, "h": 2}, "blocks": {"q": "h"}}, "expected 'h' beside it"),
-        ({"w": ("h * q@h",)}, {"sizes": {"q": 6, "h": 2}}, r"expected blocks\['q'\] to say so"),
+        ({"w": ("h * (q@h + 1)",)}, {"sizes": {"q": 6, "h": 2}}, r"expected blocks\['q'\] to say so"),
         ({"w": ("q",)}, {"blocks": {"q": 2}}, "blocks are given without sizes"),
         ({"w": ("q",)}, {"sizes": {"q": 6}, "blocks": {"x": 2}}, "blocks names 'x'"),
         ({"w": ("q",)}, {"sizes": {"q": 6}, "blocks": {"q": 4}}, r"sizes\['q'\] is 6; expected a multiple of 4"),

@@ -166,5 +166,7 @@ def _frozen_axes(axes: Mapping[str, Sequence[Dim]]) -> Iterator[FrozenAxis]:
             for _, atom in _neighbours(dim):
                 if atom.frozen:
                     reasons[atom.frozen] = reasons.get(atom.frozen, 0) + atom.size
+            if size_of(dim) == 1:
+                yield FrozenAxis(name, i, 1, "a single position")
             for reason in reasons:
                 yield FrozenAxis(name, i, size_of(dim), reason.operator, reason.module)

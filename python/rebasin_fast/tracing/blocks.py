@@ -67,23 +67,52 @@ def _consistent(parent: dict[Atom, Atom]) -> dict[Atom, Atom]:
 def _allowed(trace: Trace, order: dict[Atom, int]) -> dict[Atom, set[Atom]]:
     """For every free atom those it may depend on: present wherever it is, and mixed by no operator."""
     allowed: dict[Atom, set[Atom]] = {}
+    told = _told(trace)
     for dims in _all_dims(trace):
-        for atom, around in _occurrences(dims):
+        for atom, around in _occurrences(dims, told):
             if atom in order and not atom.frozen:
                 around = {other for other in around if other in order and not other.mixed and other is not atom}
                 allowed[atom] = allowed[atom] & around if atom in allowed else around
     resolve = trace.dims.resolve
     for kept, along in trace.mixed:
         forbidden = {atom for dim in along for atom in trace.dims.leaves(dim)}
+        forbidden |= {row for places, rows in told.items() if places & forbidden for row in rows}
         for dim in kept:
             for atom in trace.dims.leaves(resolve(dim)):
                 if atom in allowed:
                     allowed[atom] -= forbidden
+    for lookup in trace.lookups:
+        # Where indices lie along the very axis that they count, its unit there is not the one that was read.
+        rows = set(trace.dims.leaves(lookup.rows))
+        if any(atom in rows for dim in lookup.places for atom in trace.dims.leaves(dim)):
+            for others in allowed.values():
+                others -= rows
     for dim in trace.uniform:
         for atom in trace.dims.leaves(dim):
             if atom in allowed:
                 allowed[atom].clear()
     return allowed
+
+
+def _told(trace: Trace) -> dict[frozenset[Atom], set[Atom]]:
+    """Return for sets of (frozen) atoms those whose unit is known wherever all of the set are.
+
+    Only if it is known one way: two lookups by different indices at the same places contradict one another.
+    """
+    if trace.indices_overwritten:
+        return {}
+    contents: dict[tuple[frozenset[Atom], Atom], set[object]] = {}
+    for lookup in trace.lookups:
+        places = [atom for dim in lookup.places for atom in trace.dims.leaves(dim)]
+        rows = list(trace.dims.leaves(lookup.rows))
+        if places and len(set(places)) == len(places) and all(atom.frozen for atom in places):
+            for row in rows if len(rows) == len(set(rows)) and not isinstance(lookup.rows, Sum) else ():
+                contents.setdefault((frozenset(places), row), set()).add(lookup.content)
+    told: dict[frozenset[Atom], set[Atom]] = {}
+    for (key, row), several in contents.items():
+        if len(several) == 1:
+            told.setdefault(key, set()).add(row)
+    return told
 
 
 def _all_dims(trace: Trace) -> Iterator[tuple[Dim, ...]]:
@@ -96,11 +125,13 @@ def _all_dims(trace: Trace) -> Iterator[tuple[Dim, ...]]:
             yield dims
 
 
-def _occurrences(dims: tuple[Dim, ...]) -> Iterator[tuple[Atom, set[Atom]]]:
+def _occurrences(dims: tuple[Dim, ...], told: dict[frozenset[Atom], set[Atom]]) -> Iterator[tuple[Atom, set[Atom]]]:
     """Yield every atom, and the atoms whose unit is told, by one axis or factor, at each of its positions."""
     tops = [list(_outside_sums(dim)) for dim in dims]
+    once = {atom for atom, count in Counter(atom for top in tops for atom in top).items() if count == 1}
+    by_index = [row for places, rows in told.items() if places <= once for row in rows] if told else []
     for i, dim in enumerate(dims):
-        elsewhere = [atom for j, top in enumerate(tops) if j != i for atom in top]
+        elsewhere = by_index + [atom for j, top in enumerate(tops) if j != i for atom in top]
         yield from _along(dim, elsewhere)
 
 

@@ -15,6 +15,20 @@ from .dims import ONE, Dim, Dims, Reason, size_of
 from .values import Value, Views
 
 
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """Positions of `rows` were read at indices with the dimensions `places`.
+
+    At every position of all of `places` the unit of `rows` is known: where tokens are sent to experts, the units within
+    an expert may be permuted in a way of its own, even in tensors that have an axis of tokens and none of experts.
+    `content` says which indices they were.
+    """
+
+    places: tuple[Dim, ...]
+    rows: Dim
+    content: object
+
+
 @dataclass
 class Trace:
     """What is shared by all operators of a trace.
@@ -32,6 +46,8 @@ class Trace:
         permuted differently for different positions of the second.
     uniform : list of dims
         Dimensions whose positions are counted by the elements of some tensor, so that they have one order only.
+    lookups : list of Lookup
+        Tensors read by index.
     unknown : list of Reason
         Operators without a rule, and where they ran.
     """
@@ -41,6 +57,8 @@ class Trace:
     values: list[Value] = field(default_factory=list)
     mixed: list[tuple[tuple[Dim, ...], tuple[Dim, ...]]] = field(default_factory=list)
     uniform: list[Dim] = field(default_factory=list)
+    lookups: list[Lookup] = field(default_factory=list)
+    indices_overwritten: bool = False
     unknown: list[Reason] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -71,6 +89,7 @@ class Call:
     args: Mapping[str, Any]
     shapes: Sequence[tuple[int, ...]]
     reason: Reason
+    frozen: list[Dim] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Any:
         return self.args[name]
@@ -91,6 +110,11 @@ class Call:
         """Keep dimensions in place, because the operator mixes their positions in a way of their order."""
         for dim in dims:
             self.trace.dims.freeze(dim, self.reason)
+        self.frozen.extend(dims)
+
+    def looked_up(self, rows: Dim, index: Value, places: Iterable[Dim]) -> None:
+        """Note that positions of `rows` were read at the elements of `index`."""
+        self.trace.lookups.append(Lookup(tuple(places), rows, index.content))
 
     def fixed(self, size: int) -> Dim:
         """Return a new dimension that stays as it is."""

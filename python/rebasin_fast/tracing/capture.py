@@ -46,7 +46,7 @@ class Capture:
         with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
             state = self._fake_state(torch, model)
             args, kwargs = self._fake_inputs(torch, (tuple(args), dict(kwargs)))
-            with untouched(torch, model), _module_names(torch, model, self._recorder), _plain_operators(torch):
+            with untouched(torch, model), _module_names(torch, model, self._recorder), _plain_operators(torch, model):
                 outputs = self._run(torch, model, state, args, kwargs)
             for where, tensor in tensors_in(torch, outputs, "output"):
                 self.trace.freeze(self._recorder.value(tensor), Reason(where), mixed=False)
@@ -60,8 +60,13 @@ class Capture:
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 return recorder.record(torch, func, args, kwargs or {})
 
-        with torch.no_grad(), Mode():
-            return torch.func.functional_call(model, state, args, kwargs)
+        try:
+            with torch.no_grad(), Mode():
+                return torch.func.functional_call(model, state, args, kwargs)
+        except Exception as error:
+            where = f" in {recorder.modules[-1]}" if recorder.modules else ""
+            text = str(error).strip().partition("\n")[0]
+            raise ValueError(f"model cannot be traced: {type(error).__name__}: {text}{where}") from error
 
     def _fake_state(self, torch: Any, model: Any) -> dict[str, Any]:
         """Replace parameters and buffers, one fake tensor for all names of one piece of memory."""
@@ -145,7 +150,7 @@ class _Recorder:
         schema = func._schema
         named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | dict(kwargs)
         bound = {a.name: named.get(a.name, a.default_value) for a in schema.arguments}
-        out = func(*args, **kwargs)
+        out = _run_with_data_dependent_shapes(torch, func, bound)
         results = _tensors(torch, out)
         if not results and not schema.is_mutable:
             return out
@@ -158,7 +163,7 @@ class _Recorder:
         in_place = schema.is_mutable and bool(results) and results[0] is bound[schema.arguments[0].name]
         for position, (tensor, value) in enumerate(zip(results, values, strict=True)):
             if position == 0 and in_place and torch.Tag.inplace_view not in func.tags:
-                self._overwrite(call, self.value(tensor), value)
+                self._overwrite(call, self.value(tensor), value, tensor.is_floating_point())
             else:
                 self.enter(tensor, value)
         return out
@@ -179,6 +184,9 @@ class _Recorder:
         values: list[Value | None] = [result] if isinstance(result, Value) else list(result or ())
         fitting = [value for value, shape in zip(values, call.shapes, strict=False) if value and value.shape == shape]
         if result is not None and len(fitting) == len(call.shapes):
+            if call.frozen:
+                touched = [dim for value in (*call.tensors(), *fitting) for dim in value.dims()]
+                call.mix(touched, call.frozen)
             return fitting
         self._trace.unknown.append(call.reason)
         for value in call.tensors():
@@ -204,10 +212,12 @@ class _Recorder:
             # tied, which only takes symmetries away.
             return None
 
-    def _overwrite(self, call: Call, target: Value, value: Value) -> None:
+    def _overwrite(self, call: Call, target: Value, value: Value, floating: bool) -> None:
         """Write into memory that other tensors may be views of: what is written is laid out as what was there."""
         if target.alike is not None:
             target.alike.still = False
+        if not floating:
+            self._trace.indices_overwritten = True
         if any(old is not new for old, new in zip(target.axes, value.axes, strict=True)):
             for old_dim, new_dim in zip(call.settled(target), call.settled(value), strict=True):
                 call.unify(old_dim, new_dim)
@@ -230,6 +240,40 @@ class _Recorder:
 
     def _reason(self, operator: str) -> Reason:
         return Reason(operator.replace("::", "."), self.modules[-1] if self.modules else "")
+
+
+def _run_with_data_dependent_shapes(torch: Any, func: Any, bound: dict[str, Any]) -> Any:
+    """Run an operator; where a mask chooses positions, as if it chose all of them.
+
+    What is chosen by a mask has as many positions as there are hits. A forward pass without values goes on with one
+    number that may happen; the axis is frozen whatever its length. `bound` is changed to what was run.
+    """
+    aten = torch.ops.aten
+    packet = func._schema.name
+    if packet == "aten::nonzero":
+        mask = bound["self"]
+        return torch.empty((mask.numel(), mask.dim()), dtype=torch.int64)
+    if packet in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"):
+        bound["indices"] = [part for one in bound["indices"] for part in _as_indices(torch, one)]
+    if func is aten.masked_select.default:
+        return torch.empty((bound["self"].numel(),), dtype=bound["self"].dtype)
+    if packet == "aten::_grouped_mm" and bound["self"].dtype != torch.bfloat16:
+        # Its shape function knows bfloat16 only.
+        cast = bound | {"self": bound["self"].bfloat16(), "mat2": bound["mat2"].bfloat16()}
+        return func(**cast).to(bound["self"].dtype)
+    return _called(func, bound)
+
+
+def _as_indices(torch: Any, index: Any) -> list[Any]:
+    if index is None or index.dtype not in (torch.bool, torch.uint8):
+        return [index]
+    return [torch.empty((index.numel(),), dtype=torch.int64) for _ in range(index.dim())]
+
+
+def _called(func: Any, bound: dict[str, Any]) -> Any:
+    arguments = func._schema.arguments
+    args = [bound[a.name] for a in arguments if not a.kwarg_only]
+    return func(*args, **{a.name: bound[a.name] for a in arguments if a.kwarg_only})
 
 
 def tensors_in(torch: Any, item: Any, where: str) -> Iterator[tuple[str, Any]]:
@@ -301,15 +345,23 @@ def untouched(torch: Any, model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_operators(torch: Any) -> Iterator[None]:
+def _plain_operators(torch: Any, model: Any) -> Iterator[None]:
     """Have attention and encoder layers come apart into operators that have rules."""
     attention = require("torch.nn.attention", "torch")
+    # Experts of transformers: every token's own expert is looked up, instead of tokens sorted by expert.
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found if hasattr(config, "_experts_implementation")}
+    experts = [(config, config._experts_implementation) for config in configs.values()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
+        for config, _ in experts:
+            config._experts_implementation = "batched_mm"
         with attention.sdpa_kernel(attention.SDPBackend.MATH):
             yield
     finally:
+        for config, implementation in experts:
+            config._experts_implementation = implementation
         torch.backends.mha.set_fastpath_enabled(fast)
 
 

@@ -14,7 +14,7 @@ from ..values import Value
 def _counts(call: Call, index: Value, dim: Dim) -> None:
     """Let `index` count the positions of `dim`."""
     if index.index_of is None:
-        call.freeze(dim)
+        call.trace.dims.freeze(dim, call.reason, mixed=False)
     else:
         call.unify(index.index_of, dim)
 
@@ -31,7 +31,7 @@ def embedding(call: Call) -> Result:
         return None
     _counts(call, index, rows)
     places = call.settled(index)
-    call.mix([*rest, *places], [rows])
+    call.looked_up(rows, index, places)
     return call.value([*places, *rest])
 
 
@@ -43,7 +43,7 @@ def index_select(call: Call) -> Result:
         return None
     _counts(call, call["index"], axes[axis])
     places = call.settled(call["index"])
-    call.mix([dim for i, dim in enumerate(axes) if i != axis], [axes[axis]])
+    call.looked_up(axes[axis], call["index"], places)
     return call.value([*axes[:axis], *places, *axes[axis + 1 :]])
 
 
@@ -58,7 +58,10 @@ def index(call: Call) -> Result:
         _counts(call, indices[i], axes[i])
     places = call.broadcast([indices[i] for i in used])
     kept = [dim for i, dim in enumerate(axes) if i not in used]
-    call.mix([*kept, *places], [axes[i] for i in used])
+    if len(used) == 1:
+        call.looked_up(axes[used[0]], indices[used[0]], places)
+    else:
+        call.mix(kept, [axes[i] for i in used])
     adjacent = used == list(range(used[0], used[-1] + 1))
     at = used[0] if adjacent else 0
     return call.value([*kept[:at], *places, *kept[at:]])
@@ -108,6 +111,24 @@ def index_add(call: Call) -> Result:
     for i, (dim, own) in enumerate(zip(axes, source, strict=True)):
         if i != axis:
             call.unify(dim, own)
+    return call.value(axes)
+
+
+@rule("aten::index_put", "aten::_index_put_impl", indices=True)
+def index_put(call: Call) -> Result:
+    """`self[indices] = values`: the indexed axes are frozen, the others written as they lie."""
+    axes, indices = call.settled(call["self"]), call["indices"]
+    if any(value.index_of is not None for value in call.tensors()):
+        return None
+    used = [i for i, one in enumerate(indices) if one is not None]
+    adjacent = used == list(range(used[0], used[-1] + 1))
+    call.freeze(*(axes[i] for i in used))
+    places = call.broadcast([indices[i] for i in used])
+    call.freeze(*places)
+    kept = [dim for i, dim in enumerate(axes) if i not in used]
+    at = used[0] if adjacent else 0
+    target = call.value([*kept[:at], *places, *kept[at:]])
+    call.broadcast([target, call["values"]])
     return call.value(axes)
 
 

@@ -16,7 +16,7 @@ def reshape(call: Call) -> Result:
     sizes = call.args.get("size", call.args.get("shape"))
     if sizes is None:  # the overload that looks at the bits as another dtype
         return None
-    return _kept(call, call.trace.views.reshape(call["self"], call.shapes[0], call.reason))
+    return _same_content(call, _kept(call, call.trace.views.reshape(call["self"], call.shapes[0], call.reason)))
 
 
 @rule(
@@ -25,7 +25,7 @@ def reshape(call: Call) -> Result:
     indices=True,
 )  # fmt: skip
 def identity(call: Call) -> Result:
-    return call.value(call["self"].axes, call["self"].index_of)
+    return _same_content(call, call.value(call["self"].axes, call["self"].index_of))
 
 
 @rule("aten::permute", "aten::permute_copy", indices=True)
@@ -62,14 +62,14 @@ def squeeze(call: Call) -> Result:
     axes = call["self"].axes
     chosen = axes_of(call.args.get("dim"), len(axes))
     kept = [axis for i, axis in enumerate(axes) if i not in chosen or length(axis) != 1]
-    return call.value(kept, call["self"].index_of)
+    return _same_content(call, call.value(kept, call["self"].index_of))
 
 
 @rule("aten::unsqueeze", indices=True)
 def unsqueeze(call: Call) -> Result:
     axes = list(call["self"].axes)
     axes.insert(axis_of(call["dim"], len(axes) + 1), ONE)
-    return call.value(axes, call["self"].index_of)
+    return _same_content(call, call.value(axes, call["self"].index_of))
 
 
 @rule("aten::expand", "aten::expand_copy", indices=True)
@@ -192,7 +192,12 @@ def _kept(call: Call, value: Value) -> Value:
 
 
 def _reordered(call: Call, order: Sequence[int]) -> Value:
-    return _kept(call, call.trace.views.reorder(call["self"], order))
+    return _same_content(call, _kept(call, call.trace.views.reorder(call["self"], order)))
+
+
+def _same_content(call: Call, value: Value) -> Value:
+    value.content = call["self"].content
+    return value
 
 
 def _listed(value: int | Sequence[int]) -> Sequence[int]:
