@@ -253,11 +253,12 @@ def test_nothing_is_left_on_the_model() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, 2))
-            self.calls, self.last = 0, None
+            self.calls, self.last, self.cache, self.log = 0, None, {}, []
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
             self.last = self.inner(x)
+            self.log.append(self.cache.setdefault("positions", torch.arange(3)))
             self.note = 3
             return self.last
 
@@ -267,7 +268,7 @@ def test_nothing_is_left_on_the_model() -> None:
     random_state = torch.get_rng_state()
     spec = trace(model, 3, 4)
     spec.prove(model, torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
-    assert (model.calls, model.last, hasattr(model, "note")) == (0, None, False)
+    assert (model.calls, model.last, model.cache, model.log, hasattr(model, "note")) == (0, None, {}, [], False)
     assert [m.training for m in model.modules()] == [True, True, True, True, False, True]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())

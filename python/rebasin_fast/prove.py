@@ -133,7 +133,7 @@ class _Check:
         from .tracing.capture import tensors_in, untouched
 
         args, kwargs = self._args
-        with self._torch.no_grad(), untouched(self._torch, self._model), _quiet_generator(self._torch):
+        with self._torch.no_grad(), untouched(self._model), _quiet_generator(self._torch):
             outputs = self._torch.func.functional_call(self._model, {**state, **self._rest}, args, kwargs)
         return [tensor for _, tensor in tensors_in(self._torch, outputs, "output")]
 

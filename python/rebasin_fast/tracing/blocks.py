@@ -71,7 +71,7 @@ def _allowed(trace: Trace, order: dict[Atom, int]) -> dict[Atom, set[Atom]]:
     for dims in _all_dims(trace):
         for atom, around in _occurrences(dims, told):
             if atom in order and not atom.frozen:
-                around = {other for other in around if other in order and not other.mixed and other is not atom}
+                around = {other for other in around if other in order and other is not atom}
                 allowed[atom] = allowed[atom] & around if atom in allowed else around
     resolve = trace.dims.resolve
     for kept, along in trace.mixed:

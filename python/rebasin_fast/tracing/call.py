@@ -72,12 +72,12 @@ class Trace:
             self.uniform.append(index_of)
         return value
 
-    def freeze(self, value: Value, reason: Reason, *, mixed: bool = True) -> None:
+    def freeze(self, value: Value, reason: Reason) -> None:
         """Freeze all axes of a value, and what its elements count."""
         for dim in value.dims():
-            self.dims.freeze(dim, reason, mixed=mixed)
+            self.dims.freeze(dim, reason)
         if value.index_of is not None:
-            self.dims.freeze(value.index_of, reason, mixed=mixed)
+            self.dims.freeze(value.index_of, reason)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,10 +47,10 @@ class Capture:
         with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
             state = self._fake_state(torch, model)
             args, kwargs = self._fake_inputs(torch, (tuple(args), dict(kwargs)))
-            with untouched(torch, model), _module_names(torch, model, self._recorder), _plain_operators(torch, model):
+            with untouched(model), _module_names(torch, model, self._recorder), _plain_operators(torch, model):
                 outputs = self._run(torch, model, state, args, kwargs)
             for where, tensor in tensors_in(torch, outputs, "output"):
-                self.trace.freeze(self._recorder.value(tensor), Reason(where), mixed=False)
+                self.trace.freeze(self._recorder.value(tensor), Reason(where))
         self._freeze_the_unused()
 
     def _run(self, torch: Any, model: Any, state: Any, args: Any, kwargs: Any) -> Any:
@@ -84,7 +85,7 @@ class Capture:
                     axes = [self.trace.dims.new(size) for size in tensor.shape]
                 else:
                     reason = Reason(f"buffer {name}, which is not in the state dict")
-                    axes = [self.trace.dims.fixed(size, reason, mixed=False) for size in tensor.shape]
+                    axes = [self.trace.dims.fixed(size, reason) for size in tensor.shape]
                 self._recorder.enter(fakes[key], self.trace.value(axes))
             state[name] = fakes[key]
             if name in saved:
@@ -106,7 +107,7 @@ class Capture:
 
         def faked(tensor: Any) -> Any:
             fake = self._fake(torch, tensor)
-            axes = [self.trace.dims.fixed(size, Reason("input"), mixed=False) for size in tensor.shape]
+            axes = [self.trace.dims.fixed(size, Reason("input")) for size in tensor.shape]
             self._recorder.enter(fake, self.trace.value(axes))
             return fake
 
@@ -141,7 +142,7 @@ class _Recorder:
     def value(self, tensor: Any) -> Value:
         """Return what is known of a tensor; one that nobody has made is a constant."""
         if id(tensor) not in self._values:
-            axes = [self._trace.dims.fixed(size, self._reason("constant"), mixed=False) for size in tensor.shape]
+            axes = [self._trace.dims.fixed(size, self._reason("constant")) for size in tensor.shape]
             self.enter(tensor, self._trace.value(axes))
         return self._values[id(tensor)][1]
 
@@ -150,8 +151,11 @@ class _Recorder:
         schema = func._schema
         named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | dict(kwargs)
         bound = {a.name: named.get(a.name, a.default_value) for a in schema.arguments}
+        strides = _strides(bound["self"]) if schema.name.startswith("aten::as_strided") else ()
         out = _run_with_data_dependent_shapes(torch, func, bound)
         results = _tensors(torch, out)
+        if schema.name.startswith("aten::as_strided"):
+            bound["same_layout"] = strides == _strides(results[0])
         if not results and not schema.is_mutable:
             return out
         aliasing = any(result.alias_info is not None for result in schema.returns) or not results
@@ -264,6 +268,12 @@ def _run_with_data_dependent_shapes(torch: Any, func: Any, bound: dict[str, Any]
     return _called(func, bound)
 
 
+def _strides(tensor: Any) -> tuple[Any, ...]:
+    """Return where the elements lie, whatever the strides of axes with one position."""
+    steps = tuple(step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size != 1)
+    return tuple(tensor.shape), steps, tensor.storage_offset()
+
+
 def _as_indices(torch: Any, index: Any) -> list[Any]:
     if index is None or index.dtype not in (torch.bool, torch.uint8):
         return [index]
@@ -330,18 +340,21 @@ def _module_names(torch: Any, model: Any, recorder: _Recorder) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def untouched(torch: Any, model: Any) -> Iterator[None]:
-    """Run in evaluation mode, and put back what the forward pass leaves on the modules."""
-    saved = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+def untouched(model: Any) -> Iterator[None]:
+    """Run in evaluation mode, and put back what the forward pass leaves on the modules: attributes, caches in them."""
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    held = [value for _, saved in attributes for value in saved.values()]
+    dicts = [(value, dict(value)) for value in held if type(value) in (dict, OrderedDict)]
+    lists = [(value, list(value)) for value in held if type(value) is list]
     try:
         model.eval()
         yield
     finally:
-        for module, attributes, buffers in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+        for now, saved in (*dicts, *attributes):
+            now.clear()
+            now.update(saved)
+        for items, before in lists:
+            items[:] = before
 
 
 @contextlib.contextmanager

@@ -36,13 +36,12 @@ class Reason:
 class Atom:
     """A set of at least two positions; `serial` tells atoms apart and says which came first."""
 
-    __slots__ = ("frozen", "link", "mixed", "parts", "serial", "size")
+    __slots__ = ("frozen", "link", "parts", "serial", "size")
 
-    def __init__(self, size: int, serial: int, frozen: Reason | None = None, mixed: bool = False) -> None:
+    def __init__(self, size: int, serial: int, frozen: Reason | None = None) -> None:
         self.size = size
         self.serial = serial
         self.frozen = frozen
-        self.mixed = mixed  # an operator mixes its positions, so nothing may be permuted differently in each of them
         self.link: Atom | None = None  # another atom that this one was united with
         self.parts: Dim | None = None  # what this one was refined into
 
@@ -89,9 +88,9 @@ class Dims:
         """Return a dimension about which nothing is known yet: free."""
         return ONE if size == 1 else Atom(size, next(self._serials))
 
-    def fixed(self, size: int, reason: Reason, *, mixed: bool = True) -> Dim:
+    def fixed(self, size: int, reason: Reason) -> Dim:
         """Return a dimension that stays as it is."""
-        return ONE if size == 1 else Atom(size, next(self._serials), reason, mixed)
+        return ONE if size == 1 else Atom(size, next(self._serials), reason)
 
     # ---- normal form ----
 
@@ -137,11 +136,10 @@ class Dims:
 
     # ---- what operators do ----
 
-    def freeze(self, dim: Dim, reason: Reason, *, mixed: bool = True) -> None:
+    def freeze(self, dim: Dim, reason: Reason) -> None:
         """Keep every atom of a dimension in place. The first reason stands."""
         for atom in self.leaves(dim):
             atom.frozen = atom.frozen or reason
-            atom.mixed = atom.mixed or mixed
 
     def unify(self, a: Dim, b: Dim, reason: Reason) -> None:
         """Let two dimensions of one size be permuted alike; where their structures do not fit, freeze both."""
@@ -163,7 +161,7 @@ class Dims:
         """Return the factors of a dimension that is reshaped to `sizes`."""
         dim = self.resolve(dim)
         if isinstance(dim, Atom) and dim.frozen:
-            return [self.fixed(size, dim.frozen, mixed=dim.mixed) for size in sizes]
+            return [self.fixed(size, dim.frozen) for size in sizes]
         factors = [self.new(size) for size in sizes]
         self.unify(Product(tuple(factors)), dim, reason)
         return factors
@@ -191,13 +189,9 @@ class Dims:
             first, second = (atom, other) if atom.serial < other.serial else (other, atom)
             second.link = first
             first.frozen = first.frozen or second.frozen
-            first.mixed = first.mixed or second.mixed
         elif atom.frozen:
-            self.freeze(other, atom.frozen, mixed=atom.mixed)
+            self.freeze(other, atom.frozen)
         else:
-            if atom.mixed:
-                for leaf in self.leaves(other):
-                    leaf.mixed = True
             atom.parts = other
 
     def _unify_products(self, a: list[Dim], b: list[Dim], reason: Reason) -> None:
@@ -239,10 +233,7 @@ class Dims:
 
     def _cut_atom(self, atom: Atom, at: int) -> tuple[Dim, Dim]:
         if atom.frozen:
-            return (
-                self.fixed(at, atom.frozen, mixed=atom.mixed),
-                self.fixed(atom.size - at, atom.frozen, mixed=atom.mixed),
-            )
+            return self.fixed(at, atom.frozen), self.fixed(atom.size - at, atom.frozen)
         parts = self.new(at), self.new(atom.size - at)
         self._bind(atom, Sum(parts), Reason("cut"))
         return parts

@@ -14,7 +14,7 @@ from ..values import Value
 def _counts(call: Call, index: Value, dim: Dim) -> None:
     """Let `index` count the positions of `dim`."""
     if index.index_of is None:
-        call.trace.dims.freeze(dim, call.reason, mixed=False)
+        call.trace.dims.freeze(dim, call.reason)
     else:
         call.unify(index.index_of, dim)
 

@@ -28,6 +28,11 @@ def identity(call: Call) -> Result:
     return _same_content(call, call.value(call["self"].axes, call["self"].index_of))
 
 
+@rule("aten::as_strided", indices=True)
+def as_strided(call: Call) -> Result:
+    return identity(call) if call.args.get("same_layout") else None
+
+
 @rule("aten::permute", "aten::permute_copy", indices=True)
 def permute(call: Call) -> Result:
     count = len(call["self"].axes)
