@@ -101,7 +101,15 @@ def _indexed_writes(m: Any, h: Tensor) -> Tensor:
     return h
 
 
+def _masked(m: Any, h: Tensor) -> Tensor:
+    h = h.clone()
+    h[m.a(h) > 0] = 0
+    return h
+
+
 SILENT = {
+    "a mask of other units": lambda: around(_masked, a=nn.Linear(12, 12)),
+    "what a mask chooses": lambda: around(lambda m, h: h + h[m.a(h) > 0].mean(), a=nn.Linear(12, 12)),
     "an operator without a rule": lambda: around(lambda m, h: reverse(h)),
     "one that writes in place": lambda: around(_reversed_in_place, a=nn.Linear(12, 12)),
     "a view of equal elements that is written to": lambda: around(_view_of_zeros_written),

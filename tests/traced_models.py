@@ -696,6 +696,90 @@ RECURRENT = {
     },
 }
 
+# ---- mixtures of experts ----------------------------------------------------------------------------------------
+
+
+class Experts(nn.Module):
+    """Four experts as stacked parameters, or as modules, with 7 hidden units each, around a stream of 6."""
+
+    def __init__(self, core: Callable[[Any, Tensor, Tensor], Tensor], modules: bool = False) -> None:
+        super().__init__()
+        self.core = core
+        self.inp, self.router, self.out = nn.Linear(5, 6), nn.Linear(6, 4), nn.Linear(6, 2)
+        if modules:
+            self.experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 7), nn.GELU(), nn.Linear(7, 6)) for _ in range(4))
+        else:
+            self.up, self.down = nn.Parameter(torch.randn(4, 6, 7)), nn.Parameter(torch.randn(4, 7, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inp(x)
+        return self.out(h + self.core(self, h, self.router(h).softmax(-1)))
+
+
+def experts_all(m: Any, h: Tensor, gates: Tensor) -> Tensor:
+    hidden = F.gelu(torch.einsum("btd,edf->btef", h, m.up))
+    return torch.einsum("bte,btef,efd->btd", gates, hidden, m.down)
+
+
+def experts_looked_up(m: Any, h: Tensor, gates: Tensor) -> Tensor:
+    weights, chosen = gates.topk(2, -1)
+    hidden = F.gelu(torch.einsum("btd,btkdf->btkf", h, m.up[chosen]))
+    return (torch.einsum("btkf,btkfd->btkd", hidden, m.down[chosen]) * weights.unsqueeze(-1)).sum(-2)
+
+
+def experts_first_and_second(m: Any, h: Tensor, gates: Tensor) -> Tensor:
+    """Two lookups of one bank at the same places: hidden units of both are added up, so experts must agree."""
+    chosen = gates.topk(2, -1).indices
+    hidden = torch.einsum("btd,btdf->btf", h, m.up[chosen[..., 0]]) + torch.einsum(
+        "btd,btdf->btf", h, m.up[chosen[..., 1]]
+    )
+    return torch.einsum("btf,btfd->btd", F.gelu(hidden), m.down[chosen[..., 0]])
+
+
+def experts_best(m: Any, h: Tensor, gates: Tensor) -> Tensor:
+    best = gates.argmax(-1)
+    hidden = F.gelu(torch.einsum("btd,btdf->btf", h, m.up.index_select(0, best.flatten()).view(*best.shape, 6, 7)))
+    return torch.einsum("btf,btfd->btd", hidden, F.embedding(best, m.down.flatten(1)).unflatten(-1, (7, 6)))
+
+
+def experts_scattered(m: Any, h: Tensor, gates: Tensor) -> Tensor:
+    weights, chosen = gates.topk(2, -1)
+    return experts_all(m, h, torch.zeros_like(gates).scatter(-1, chosen, weights))
+
+
+def experts_stacked(m: Any, h: Tensor, gates: Tensor) -> Tensor:
+    return (torch.stack([expert(h) for expert in m.experts], -2) * gates.unsqueeze(-1)).sum(-2)
+
+
+def experts_masked(m: Any, h: Tensor, gates: Tensor) -> Tensor:
+    weights, chosen = gates.max(-1)
+    out = torch.zeros_like(h)
+    for i, expert in enumerate(m.experts):
+        mask = chosen == i
+        out[mask] = expert(h[mask]) * weights[mask].unsqueeze(-1)
+    return out
+
+
+def experts_added(m: Any, h: Tensor, gates: Tensor) -> Tensor:
+    flat, weights = h.flatten(0, 1), gates.flatten(0, 1)
+    out = torch.zeros_like(flat)
+    for i, expert in enumerate(m.experts):
+        (rows,) = torch.where(weights[:, i] > 0.2)
+        out.index_add_(0, rows, expert(flat[rows]) * weights[rows, i, None])
+    return out.view_as(h)
+
+
+MIXTURES = {
+    "all experts": Case(lambda: Experts(experts_all), TOKENS, "6 4 28/4"),
+    "looked up": Case(lambda: Experts(experts_looked_up), TOKENS, "6 4 28/4"),
+    "two lookups that must agree": Case(lambda: Experts(experts_first_and_second), TOKENS, "6 4 7"),
+    "the best": Case(lambda: Experts(experts_best), TOKENS, "6 4 28/4"),
+    "scattered": Case(lambda: Experts(experts_scattered), TOKENS, "6 4 28/4"),
+    "modules, stacked": Case(lambda: Experts(experts_stacked, modules=True), TOKENS, "6 7 7 7 7"),
+    "modules, masked": Case(lambda: Experts(experts_masked, modules=True), TOKENS, "6 7 7 7 7"),
+    "modules, added": Case(lambda: Experts(experts_added, modules=True), TOKENS, "6 7 7 7 7"),
+}
+
 ALL = {
     f"{family}: {name}": case
     for family, cases in {
@@ -705,6 +789,7 @@ ALL = {
         "shapes": SHAPES,
         "attention": ATTENTION,
         "recurrent": RECURRENT,
+        "mixtures": MIXTURES,
     }.items()
     for name, case in cases.items()
 }

@@ -151,6 +151,10 @@ class _Recorder:
         schema = func._schema
         named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | dict(kwargs)
         bound = {a.name: named.get(a.name, a.default_value) for a in schema.arguments}
+        indices = bound.get("indices")
+        for index in indices if isinstance(indices, list | tuple) else ():
+            if _is_mask(torch, index):  # it gives way to indices, whose order is that of its axes
+                self._trace.freeze(self.value(index), self._reason(schema.name))
         strides = _strides(bound["self"]) if schema.name.startswith("aten::as_strided") else ()
         out = _run_with_data_dependent_shapes(torch, func, bound)
         results = _tensors(torch, out)
@@ -274,8 +278,12 @@ def _strides(tensor: Any) -> tuple[Any, ...]:
     return tuple(tensor.shape), steps, tensor.storage_offset()
 
 
+def _is_mask(torch: Any, index: Any) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
 def _as_indices(torch: Any, index: Any) -> list[Any]:
-    if index is None or index.dtype not in (torch.bool, torch.uint8):
+    if not _is_mask(torch, index):
         return [index]
     return [torch.empty((index.numel(),), dtype=torch.int64) for _ in range(index.dim())]
 

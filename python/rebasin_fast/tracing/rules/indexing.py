@@ -114,6 +114,14 @@ def index_add(call: Call) -> Result:
     return call.value(axes)
 
 
+@rule("aten::nonzero", "aten::masked_select")
+def chosen(call: Call) -> Result:
+    """Where hits lie depends on the order of the axes; how many there are, nobody knows."""
+    for value in call.tensors():
+        call.freeze(*call.settled(value))
+    return call.value(map(call.fixed, call.shapes[0]))
+
+
 @rule("aten::index_put", "aten::_index_put_impl", indices=True)
 def index_put(call: Call) -> Result:
     """`self[indices] = values`: the indexed axes are frozen, the others written as they lie."""
