@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import models
+import reference
 import vision_models
-from rebasin_fast import PermutationSpec
+from rebasin_fast import PermutationSpec, apply_permutation, random_permutation
 from test_tracing import groups_of
 
 transformers = pytest.importorskip("transformers")
@@ -129,6 +131,15 @@ def test_transformers(name: str) -> None:
         proof = spec.prove(model, inputs, rtol=1e-9)
     assert proof, str(proof)
     assert proof.dtype == "float64"
+    planted_permutation_is_recovered(spec, model)
+
+
+def planted_permutation_is_recovered(spec: PermutationSpec, model: nn.Module) -> None:
+    a = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    b = apply_permutation(spec, random_permutation(spec, seed=5), a)
+    found = apply_permutation(spec, reference.propagate(spec, a, b), b)
+    for name, array in a.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def test_outputs_of_transformers_are_found_and_caches_are_not_among_them() -> None:
@@ -165,3 +176,4 @@ def test_vision(name: str) -> None:
     proof = spec.prove(model, x, rtol=1e-9)
     assert proof, str(proof)
     assert groups_of(spec) == Counter(groups.split())
+    planted_permutation_is_recovered(spec, model)

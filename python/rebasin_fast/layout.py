@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -479,3 +479,25 @@ def wanted(layout: Layout, blocks: Blocks) -> frozenset[str]:
             open_ |= wanted(factor, blocks) - told
         return frozenset(open_)
     return frozenset()
+
+
+def withins(layout: Layout) -> Iterator[Within]:
+    """Yield the units of one block that a layout mentions."""
+    if isinstance(layout, Within):
+        yield layout
+    elif isinstance(layout, ProductAxis | SumAxis):
+        for part in layout.factors if isinstance(layout, ProductAxis) else layout.terms:
+            yield from withins(part)
+
+
+def untold(axes: Sequence[Layout | None], blocks: Blocks) -> Iterator[tuple[int, str]]:
+    """Yield the parents that no axis tells, with the number of the axis that needs them.
+
+    A parent is told by one other axis (if it were two, nobody could say which), which needs no parent itself.
+    """
+    for i, axis in enumerate(axes):
+        for parent in () if axis is None else sorted(wanted(axis, blocks)):
+            others = [other for j, other in enumerate(axes) if j != i and other is not None]
+            telling = [other for other in others if parent in offered(other, blocks)]
+            if len(telling) != 1 or wanted(telling[0], blocks):
+                yield i, parent

@@ -28,12 +28,12 @@ from .layout import (
     described,
     groups_in,
     is_composite,
-    offered,
     parsed,
     positive_integer,
     renamed,
     simplified,
-    wanted,
+    untold,
+    withins,
 )
 from .report import Origin, SpecReport, report_of
 from .spec_file import from_json, to_json
@@ -593,25 +593,15 @@ def _check_layouts(spec: PermutationSpec) -> None:
 
 def _check_parents(spec: PermutationSpec, param: str, i: int) -> None:
     axis = spec.axes[param][i]
-    for within in _withins(axis):
+    for within in withins(axis):
         if spec.blocks.get(within.group) != within.parent:
             raise ValueError(f"axes[{param!r}][{i}] is {str(axis)!r}; expected blocks[{within.group!r}] to say so")
-    for parent in wanted(axis, spec.blocks):
-        others = [j for j, other in enumerate(spec.axes[param]) if j != i and other is not None]
-        telling = [j for j in others if parent in offered(spec.axes[param][j], spec.blocks)]
-        if len(telling) != 1 or wanted(spec.axes[param][telling[0]], spec.blocks):
+    for j, parent in untold(spec.axes[param], spec.blocks):
+        if j == i:
             raise ValueError(
                 f"axes[{param!r}][{i}] is {str(axis)!r}; expected {parent!r} beside it, or on one other axis that "
                 "needs no parent itself"
             )
-
-
-def _withins(layout: Layout) -> Iterator[Within]:
-    if isinstance(layout, Within):
-        yield layout
-    elif isinstance(layout, ProductAxis | SumAxis):
-        for part in layout.factors if isinstance(layout, ProductAxis) else layout.terms:
-            yield from _withins(part)
 
 
 def _checked_sizes(sizes: Any, groups: Iterable[str]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from rebasin_fast.layout import Axis, Fixed, Layout, ProductAxis, SumAxis, Within, simplified
+from rebasin_fast.layout import Axis, Fixed, Layout, ProductAxis, SumAxis, Within, simplified, untold, withins
 from rebasin_fast.report import FrozenAxis, Origin
 from rebasin_fast.spec import PermutationSpec
 
@@ -24,11 +24,12 @@ def spec_of(capture: Capture) -> PermutationSpec:
         dict.fromkeys(atom for dims in axes.values() for dim in dims for atom in capture.trace.dims.leaves(dim))
     )
     parent = _usable(parents(capture.trace, order), axes)
-    names = _names(axes, parent)
-    writer = _Writer(names, parent)
-    layouts = {name: tuple(map(writer.layout, dims)) for name, dims in axes.items()}
-    sizes = {name: writer.flat_size(atom) for atom, name in names.items()}
-    blocks = {names[child]: names.get(above, above.size) for child, above in parent.items()}
+    written = _Written(axes, parent)
+    while stray := written.stray():
+        # No layout says so: the units then go alike in all blocks.
+        parent = {child: above for child, above in parent.items() if child not in stray}
+        written = _Written(axes, parent)
+    layouts = written.layouts
     moved_only = [name for name in capture.params if name in capture.buffers or name.rpartition(".")[2] in _STATISTICS]
     fixed_lengths = {
         (name, i): size_of(dim)
@@ -36,9 +37,30 @@ def spec_of(capture: Capture) -> PermutationSpec:
         for i, dim in enumerate(dims)
         if isinstance(simplified(layouts[name][i]), Fixed)
     }
-    spec = PermutationSpec(layouts, sizes=sizes, moved_only=moved_only, fixed_lengths=fixed_lengths, blocks=blocks)
+    spec = PermutationSpec(
+        layouts, sizes=written.sizes, moved_only=moved_only, fixed_lengths=fixed_lengths, blocks=written.blocks
+    )
     unknown = tuple(dict.fromkeys((reason.operator, reason.module) for reason in capture.trace.unknown))
     return spec.with_origin(Origin(tuple(_frozen_axes(axes)), unknown))
+
+
+class _Written:
+    """Layouts, sizes and blocks for one choice of parents."""
+
+    def __init__(self, axes: Mapping[str, Sequence[Dim]], parent: dict[Atom, Atom]) -> None:
+        self._names = _names(axes, parent)
+        writer = _Writer(self._names, parent)
+        self.layouts = {name: tuple(map(writer.layout, dims)) for name, dims in axes.items()}
+        self.sizes = {name: writer.flat_size(atom) for atom, name in self._names.items()}
+        self.blocks = {self._names[child]: self._names.get(above, above.size) for child, above in parent.items()}
+
+    def stray(self) -> set[Atom]:
+        """Return children in parameters in which no axis tells their block."""
+        groups: set[str] = set()
+        for layouts in self.layouts.values():
+            for i, parent in untold(layouts, self.blocks):
+                groups |= {within.group for within in withins(layouts[i]) if within.parent == parent}
+        return {atom for atom, name in self._names.items() if name in groups}
 
 
 def _resolved(capture: Capture, name: str) -> tuple[Dim, ...]:

@@ -33,7 +33,7 @@ def bmm(call: Call) -> Result:
     return call.value(_matrix_product(call, call.settled(call["self"]), call.settled(call["mat2"])))
 
 
-@rule("aten::addmm", "aten::addmm_activation", "aten::_addmm_activation")
+@rule("aten::addmm", "aten::_addmm_activation")
 def addmm(call: Call) -> Result:
     return _added(call, _matrix_product(call, call.settled(call["mat1"]), call.settled(call["mat2"])))
 
