@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_fast import PermutationSpec, apply_permutation, compose, count_symmetries, invert, random_permutation
+from rebasin_fast import (
+    PermutationSpec,
+    apply_permutation,
+    compose,
+    count_symmetries,
+    invert,
+    random_permutation,
+    weight_matching,
+)
 from rebasin_fast.layout import Axis, Fixed, ProductAxis, SumAxis, Within, parsed, simplified
 from rebasin_fast.permute import validate_permutation
 
@@ -173,6 +181,24 @@ def test_lengths_of_sums_and_products_are_checked() -> None:
     spec = spec_of(w=("3 + P * 2",))
     with pytest.raises(ValueError, match=r"axis 0 has length 8; expected 9, the length of '3 \+ P \* 2'"):
         spec.validate({"w": np.zeros(8), "all": np.zeros((2, 6, 4, 3, 4))})
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (("P + Q",), r"has 'P \+ Q' on axis 0; expected one group"),
+        (("q",), "has group 'q', which moves in blocks"),
+        (("P", "P"), "has group 'P' on 2 axes"),
+    ],
+)
+def test_what_matching_does_not_support_is_refused_in_words(axes: Any, message: str) -> None:
+    used = {"P", "Q"} if "Q" in str(axes) else {"q", "h"} if axes == ("q",) else {"P"}
+    sizes, blocks = {group: SIZES[group] for group in used}, {"q": "h"} if "q" in used else {}
+    spec = PermutationSpec.from_axes_to_perm({"w": axes}, sizes=sizes, blocks=blocks)
+    w = {"w": np.zeros([spec.structure.length(layout) for layout in spec.axes["w"]])}
+    spec.validate(w, matching=False)
+    with pytest.raises(ValueError, match=message):
+        weight_matching(spec, w, w)
 
 
 def test_within_needs_its_own_class() -> None:

@@ -224,6 +224,7 @@ ACTIVATIONS = {
         "Dropout",
         "AlphaDropout",
         "PReLU",
+        "RReLU",
         "Softmax",
         "LogSoftmax",
         "Softmin",
@@ -316,6 +317,56 @@ SHAPES = {
         ),
         (3, 5),
         "3 4 6",
+    ),
+    "distances": Case(
+        lambda: around(lambda m, h: torch.cdist(h, m.a.weight), a=nn.Linear(12, 7), after=7), (3, 5), "12 7"
+    ),
+    "unpooling": Case(
+        lambda: Apply(
+            lambda m, x: m.b(F.max_unpool2d(*F.max_pool2d(m.a(x), 2, return_indices=True), 2)),
+            a=nn.Conv2d(3, 4, 1),
+            b=nn.Conv2d(4, 2, 1),
+        ),
+        IMAGE,
+        "4",
+    ),
+    "modulated": Case(
+        lambda: Apply(
+            lambda m, x: m.b(
+                m.a(x) * (c := m.c(x.mean((2, 3))).chunk(2, -1))[0][..., None, None] + c[1][..., None, None]
+            ),
+            a=nn.Conv2d(3, 8, 3),
+            b=nn.Conv2d(8, 2, 1),
+            c=nn.Linear(3, 16),
+        ),
+        IMAGE,
+        "8",
+    ),
+    "low rank": Case(
+        lambda: around(
+            lambda m, h: h @ (m.a.weight.T @ m.b.weight),
+            a=nn.Linear(12, 4, bias=False),
+            b=nn.Linear(7, 4, bias=False),
+            after=7,
+        ),
+        (3, 5),
+        "12 4 7",
+    ),
+    "mapped over the batch": Case(
+        lambda: around(
+            lambda m, h: torch.vmap(lambda row: torch.tanh(m.a.weight @ row))(h), a=nn.Linear(12, 7), after=7
+        ),
+        (3, 5),
+        "12 7",
+    ),
+    "bags of words": Case(
+        lambda: Apply(
+            lambda m, x: m.out(torch.relu(m.bag(torch.arange(8).reshape(2, 4)))),
+            bag=nn.EmbeddingBag(11, 6, mode="mean"),
+            out=nn.Linear(6, 2),
+        ),
+        (2, 5),
+        "6",
     ),
     "mean over positions": Case(lambda: around(lambda m, h: h.mean(1)), (3, 4, 5), "12"),
     "patches": Case(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -64,7 +64,7 @@ class Member:
     param: str
     axis: int
     block: int = 1
-    inside: Layout | None = None
+    inside: Layout | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         if self.inside is not None:
@@ -315,7 +315,8 @@ class PermutationSpec:
             What the message calls `state_dict`.
         matching : bool, optional
             Whether the spec is to be matched with, not only applied: then it is also a mismatch what matching does not
-            support, groups that lie twice on one array (matching would be quadratic in them).
+            support, groups that lie twice on one array (matching would be quadratic in them), groups with blocks, sums
+            and products.
 
         Raises
         ------
@@ -686,7 +687,7 @@ def _axis_mismatches(spec: PermutationSpec, state_dict: Parameters, name: str, m
             continue
         array, where = state_dict[param], f"{name}[{param!r}]"
         if matching:
-            yield from _repeated_groups(axes, where)
+            yield from _unmatchable(spec, axes, where)
         if not is_array(array):
             yield f"{where} is of type {type(array).__name__}; expected a numpy array or a torch tensor"
         elif len(array.shape) != len(axes):
@@ -695,11 +696,16 @@ def _axis_mismatches(spec: PermutationSpec, state_dict: Parameters, name: str, m
             yield from _length_mismatches(spec, param, tuple(array.shape), sizes, where)
 
 
-def _repeated_groups(axes: tuple[Layout | None, ...], where: str) -> Iterator[str]:
+def _unmatchable(spec: PermutationSpec, axes: tuple[Layout | None, ...], where: str) -> Iterator[str]:
+    for i, axis in enumerate(axes):
+        if axis is not None and not isinstance(axis, Axis):
+            yield f"{where} has {str(axis)!r} on axis {i}; expected one group (matching sums and products: unsupported)"
     on_axes = [dict.fromkeys(groups_in(axis)) for axis in axes if axis is not None]
     for group, times in Counter(group for groups in on_axes for group in groups).items():
         if times > 1:
             yield f"{where} has group {group!r} on {times} axes; expected each group once on an array (unsupported)"
+        if group in spec.blocks:
+            yield f"{where} has group {group!r}, which moves in blocks; expected one without (matching it: unsupported)"
 
 
 def _length_mismatches(

@@ -160,6 +160,10 @@ RULES: dict[str, Rule] = {}
 INDEX_RULES: set[str] = set()
 """Operators whose rules know what to do with values that are indices; for all others the counted dimension freezes."""
 
+WRITES_ASIDE = frozenset({"aten::_native_batch_norm_legit", "aten::native_batch_norm", "aten::rrelu_with_noise"})
+"""Operators that write to other arguments than their first, and lay nothing out anew there: running statistics are a
+number for each channel before and after."""
+
 
 def rule(*names: str, indices: bool = False) -> Callable[[Rule], Rule]:
     """Enter a rule for operators by name, such as ``aten::mm``; in-place variants ``aten::mm_`` go by the same one."""

@@ -17,10 +17,9 @@ from rebasin_fast._arrays import memory_key
 from rebasin_fast._extras import require
 
 from . import rules as _rules  # noqa: F401 (enters the rules)
-from .call import INDEX_RULES, RULES, Call, Result, Trace
+from .call import INDEX_RULES, RULES, WRITES_ASIDE, Call, Result, Trace
 from .dims import Reason
 from .rules.elementwise import pointwise
-from .rules.normalization import UPDATES_STATISTICS
 from .values import Value
 
 
@@ -204,7 +203,7 @@ class _Recorder:
     def _by_rule(self, torch: Any, func: Any, call: Call) -> Result:
         tags = func.tags
         writes = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-        if writes and writes != [func._schema.arguments[0].name] and call.name not in UPDATES_STATISTICS:
+        if writes and writes != [func._schema.arguments[0].name] and call.name not in WRITES_ASIDE:
             return None
         if writes and not call.shapes:
             return None
@@ -367,23 +366,30 @@ def untouched(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_operators(torch: Any, model: Any) -> Iterator[None]:
-    """Have attention and encoder layers come apart into operators that have rules."""
+    """Have attention, encoder layers and experts come apart into operators that have rules."""
     attention = require("torch.nn.attention", "torch")
-    # Experts of transformers: every token's own expert is looked up, instead of tokens sorted by expert.
-    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    configs = {id(config): config for config in found if hasattr(config, "_experts_implementation")}
-    experts = [(config, config._experts_implementation) for config in configs.values()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        for config, _ in experts:
-            config._experts_implementation = "batched_mm"
-        with attention.sdpa_kernel(attention.SDPBackend.MATH):
+        with attention.sdpa_kernel(attention.SDPBackend.MATH), _experts_looked_up(model):
             yield
     finally:
-        for config, implementation in experts:
-            config._experts_implementation = implementation
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _experts_looked_up(model: Any) -> Iterator[None]:
+    """Have transformers look up every token's own experts, instead of sorting tokens by expert: the sum is the same."""
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found if hasattr(config, "_experts_implementation")}
+    before = [(config, config._experts_implementation) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._experts_implementation = "batched_mm"
+        yield
+    finally:
+        for config, implementation in before:
+            config._experts_implementation = implementation
 
 
 def _overlapping(tensors: Mapping[str, Any]) -> list[str]:

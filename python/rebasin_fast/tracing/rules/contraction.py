@@ -112,6 +112,15 @@ def _every(setting: Sequence[int], value: int, count: int) -> bool:
     return all(number == value for number in setting[:count])
 
 
+@rule("aten::_cdist_forward", "aten::_euclidean_dist", "aten::cdist")
+def distances(call: Call) -> Result:
+    """Distances of all pairs sum over coordinates as products do."""
+    left, right = call.settled(call["x1"]), call.settled(call["x2"])
+    if len(left) != len(right) or any(call.size(a) != call.size(b) for a, b in zip(left[:-2], right[:-2], strict=True)):
+        return None
+    return call.value(_matrix_product(call, left, [*right[:-2], right[-1], right[-2]]))
+
+
 @rule("aten::_trilinear")
 def trilinear(call: Call) -> Result:
     """The sum behind nn.Bilinear: three factors, broadcast to one shape, summed over some axes."""

@@ -29,6 +29,11 @@ def native_dropout(call: Call) -> Result:
     return [call.value(call["input"].axes) for _ in call.shapes]
 
 
+@rule("aten::rrelu_with_noise")
+def rrelu(call: Call) -> Result:
+    return None if call["training"] else call.value(call["self"].axes)
+
+
 @rule("aten::glu")
 def glu(call: Call) -> Result:
     """The first half of an axis, gated by the second: both halves are permuted alike."""

@@ -35,6 +35,18 @@ def embedding(call: Call) -> Result:
     return call.value([*places, *rest])
 
 
+@rule("aten::_embedding_bag", "aten::_embedding_bag_forward_only")
+def embedding_bag(call: Call) -> Result:
+    """Sums of rows; what comes besides is about bags and rows only."""
+    rows, width = call.settled(call["weight"])
+    call.freeze(rows)
+    results = [call.value(map(call.fixed, shape)) for shape in call.shapes]
+    weights = call.args.get("per_sample_weights")
+    if weights is not None:
+        call.freeze(*call.settled(weights))
+    return [call.value([call.fixed(call.shapes[0][0]), width]), *results[1:]]
+
+
 @rule("aten::index_select", indices=True)
 def index_select(call: Call) -> Result:
     axes = call.settled(call["self"])

@@ -6,9 +6,6 @@ from ..call import Call, Result, axis_of, rule
 from ..dims import Dim
 from ..values import Value
 
-UPDATES_STATISTICS = frozenset({"aten::_native_batch_norm_legit", "aten::native_batch_norm"})
-"""They write to running statistics, which lie as the channels do, before and after."""
-
 
 def _affine(call: Call, dims: list[Dim], names: tuple[str, ...] = ("weight", "bias")) -> None:
     """Line up parameters that have the axes `dims`."""

@@ -33,6 +33,16 @@ for _count in _OVER_SPACE:
     _over_space(_count)
 
 
+@rule("aten::max_unpool2d", "aten::max_unpool3d")
+def max_unpool(call: Call) -> Result:
+    axes, places = call.settled(call["self"]), call.settled(call["indices"])
+    count = 2 if call.name.endswith("2d") else 3
+    for axis, place in zip(axes, places, strict=True):
+        call.unify(axis, place)
+    call.freeze(*axes[-count:])
+    return call.value([*axes[:-count], *map(call.fixed, call.shapes[0][-count:])])
+
+
 @rule("aten::im2col")
 def im2col(call: Call) -> Result:
     """(..., c, h, w) -> (..., c x kernel positions, places)."""
