@@ -197,6 +197,7 @@ def test_what_matching_does_not_support_is_refused_in_words(axes: Any, message: 
     spec = PermutationSpec.from_axes_to_perm({"w": axes}, sizes=sizes, blocks=blocks)
     w = {"w": np.zeros([spec.structure.length(layout) for layout in spec.axes["w"]])}
     spec.validate(w, matching=False)
+    assert not spec.plain
     with pytest.raises(ValueError, match=message):
         weight_matching(spec, w, w)
 

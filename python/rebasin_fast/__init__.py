@@ -4,6 +4,7 @@ from rebasin_fast import cuda
 from rebasin_fast._version import __version__
 from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
 from rebasin_fast.batch import AssignmentBatch, solve_assignment_batch
+from rebasin_fast.block_matching import BlockMatching, match_blocks
 from rebasin_fast.evaluate import BarrierResult, Evaluation, barrier, evaluate
 from rebasin_fast.factored import solve_assignment_factored
 from rebasin_fast.interpolate import interpolate
@@ -65,6 +66,8 @@ __all__ = [  # in the order of the data flow
     "weight_matching",
     "WeightMatching",
     "WeightMatchingStats",
+    "match_blocks",
+    "BlockMatching",
     "interpolate",
     "evaluate",
     "Evaluation",

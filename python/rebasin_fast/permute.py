@@ -286,7 +286,7 @@ def _moved(spec: PermutationSpec, array: Array, axes: tuple[Layout | None, ...],
         parents = _wanted(spec, axis)
         found = entries(axis, spec.structure, permutation, {parent: told[parent][1] for parent in parents})
         if parents:
-            moved = take_along(moved, found.old, told[min(parents)][0], i)
+            moved = take_along(moved, found.old, [told[min(parents)][0], i])
         else:
             moved = take(moved, np.array(found.old[0]), i)
             told |= {group: (i, units[0]) for group, units in found.at.items()}

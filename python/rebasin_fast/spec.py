@@ -258,6 +258,14 @@ class PermutationSpec:
         return self._blocks
 
     @property
+    def plain(self) -> bool:
+        """Whether every axis holds one group or none, no group lies twice on one array, and none moves in blocks.
+
+        What `weight_matching` takes; `match_blocks` takes every spec.
+        """
+        return not any(True for param, axes in self._axes.items() for _ in _unmatchable(self, axes, param))
+
+    @property
     def structure(self) -> Structure:
         """Sizes and blocks together, to lay positions out with; for a spec that holds its sizes."""
         return Structure(self._sizes or {}, self._blocks)
