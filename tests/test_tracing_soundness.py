@@ -218,6 +218,16 @@ def test_positions_beyond_the_example_are_frozen() -> None:
     assert spec.prove(model, torch.randn(2, 7, 5))
 
 
+@pytest.mark.parametrize("view", [lambda weight: weight, lambda weight: weight[:6]])
+def test_a_parameter_in_a_plain_list_is_frozen(view: Callable[[Tensor], Tensor]) -> None:
+    """What is not an attribute of its module is not replaced; when the model is loaded anew, it moves all the same."""
+    model = around(lambda m, h: m.a(h) + h.sum() * m.held[0].sum(), a=nn.Linear(12, 12))
+    with torch.no_grad():
+        model.held = [view(model.a.weight)]
+    why = {(axis.param, axis.axis): axis.operator for axis in trace(model, 3, 5).report().frozen}
+    assert why["a.weight", 0] == why["a.weight", 1] == "a reference to the parameter past its module"
+
+
 # ---- tied parameters --------------------------------------------------------------------------------------------
 
 

@@ -87,6 +87,7 @@ class Capture:
                     axes = [self.trace.dims.fixed(size, reason) for size in tensor.shape]
                 self._recorder.enter(fakes[key], self.trace.value(axes))
             state[name] = fakes[key]
+            self._recorder.own(tensor, self._recorder.value(fakes[key]))
             if name in saved:
                 self.params[name] = self._recorder.value(fakes[key])
         for name in sorted(saved - named.keys()):
@@ -132,6 +133,7 @@ class _Recorder:
         self._trace = trace
         # With the tensors, so that they live and their ids stay theirs.
         self._values: dict[int, tuple[Any, Value]] = {}
+        self._owners: dict[Any, list[Value]] = {}
         self.used: set[int] = set()
         self.modules: list[str] = []
 
@@ -141,9 +143,21 @@ class _Recorder:
     def value(self, tensor: Any) -> Value:
         """Return what is known of a tensor; one that nobody has made is a constant."""
         if id(tensor) not in self._values:
+            self._freeze_owners(tensor)
             axes = [self._trace.dims.fixed(size, self._reason("constant")) for size in tensor.shape]
             self.enter(tensor, self._trace.value(axes))
         return self._values[id(tensor)][1]
+
+    def own(self, tensor: Any, value: Value) -> None:
+        """Remember whose memory a parameter or buffer of the model is."""
+        for key in _owner_keys(tensor):
+            self._owners.setdefault(key, []).append(value)
+
+    def _freeze_owners(self, tensor: Any) -> None:
+        """Freeze a parameter that is reached on another way than as an attribute of its module, as in a plain list."""
+        for key in _owner_keys(tensor):
+            for value in self._owners.get(key, ()):
+                self._trace.freeze(value, self._reason("a reference to the parameter past its module"))
 
     def record(self, torch: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator on fake tensors, and enter its results."""
@@ -162,6 +176,7 @@ class _Recorder:
         if not results and not schema.is_mutable:
             return out
         aliasing = any(result.alias_info is not None for result in schema.returns) or not results
+        aliasing = aliasing or "unsafe_" in schema.name  # views as well, in spite of their schemas
         valued = {name: self._valued(torch, argument, aliasing) for name, argument in bound.items()}
         name = schema.name.removesuffix("_") if schema.is_mutable else schema.name
         call = Call(self._trace, name, valued, [tuple(r.shape) for r in results], self._reason(schema.name))
@@ -169,7 +184,8 @@ class _Recorder:
         self._keep_alike(call, values, aliasing and not schema.is_mutable)
         in_place = schema.is_mutable and bool(results) and results[0] is bound[schema.arguments[0].name]
         for position, (tensor, value) in enumerate(zip(results, values, strict=True)):
-            if position == 0 and in_place and torch.Tag.inplace_view not in func.tags:
+            same = self.value(tensor).shape == value.shape if in_place else False
+            if position == 0 and same and torch.Tag.inplace_view not in func.tags:
                 self._overwrite(call, self.value(tensor), value, tensor.is_floating_point())
             else:
                 self.enter(tensor, value)
@@ -247,6 +263,15 @@ class _Recorder:
 
     def _reason(self, operator: str) -> Reason:
         return Reason(operator.replace("::", "."), self.modules[-1] if self.modules else "")
+
+
+def _owner_keys(tensor: Any) -> list[Any]:
+    """Return what a tensor has in common with the views of its memory."""
+    base = tensor._base if tensor._base is not None else tensor
+    keys: list[Any] = [id(base)]
+    if tensor.device.type != "meta" and not hasattr(tensor, "fake_mode") and tensor.untyped_storage().data_ptr():
+        keys.append(("storage", tensor.untyped_storage().data_ptr()))
+    return keys
 
 
 def _run_with_data_dependent_shapes(torch: Any, func: Any, bound: dict[str, Any]) -> Any:
