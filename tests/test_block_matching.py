@@ -129,6 +129,7 @@ def test_plain_specs_are_matched_as_the_slow_twin_does(seed: int) -> None:
 
 MODELS = [
     "attention: fused, split", "attention: grouped queries", "attention: rotary, halves", "attention: ALiBi",
+    "attention: ALiBi, fused within heads",
     "attention: norm of queries and keys", "attention: encoder", "convolutions: grouped after grouped",
     "convolutions: depthwise with multiplier", "convolutions: channel shuffle", "recurrent: LSTM",
     "recurrent: GRU, deep, both ways", "mixtures: looked up", "shapes: dense block", "shapes: transposed on the way",

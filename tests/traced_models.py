@@ -557,6 +557,14 @@ def alibi(m: Any, h: Tensor) -> Tensor:
     )
 
 
+def alibi_fused(m: Any, h: Tensor) -> Tensor:
+    """Heads that stay, as a group that cannot move: something has to tell the block of what lies behind queries."""
+    distance = torch.arange(h.shape[1])[:, None] - torch.arange(h.shape[1])
+    qkv = m.qkv(h).view(h.shape[0], h.shape[1], 3, 3, 4)
+    q, k, v = (qkv[:, :, :, i].transpose(1, 2) for i in range(3))
+    return attend(q, k, v, -torch.tensor([0.5, 0.25, 0.125])[:, None, None] * distance)
+
+
 def talking_heads(m: Any, h: Tensor) -> Tensor:
     q, k, v = heads(m.q(h)), heads(m.k(h)), heads(m.v(h))
     scores = (q @ k.transpose(-2, -1)).softmax(-1)
@@ -687,6 +695,7 @@ ATTENTION = {
         lambda: Attention(relative_bias, table=nn.Embedding(9, 3), **separate()), TOKENS, FULL
     ),
     "ALiBi": Case(lambda: Attention(alibi, **separate()), TOKENS, "8 12/3 12/3"),
+    "ALiBi, fused within heads": Case(lambda: Attention(alibi_fused, qkv=nn.Linear(8, 36)), TOKENS, "8 3/3 12/3 12/3"),
     "talking heads": Case(
         lambda: Attention(talking_heads, mix=nn.Linear(3, 3), **separate()), TOKENS, "8 3 3 12/3 12/3"
     ),

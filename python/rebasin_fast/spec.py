@@ -204,7 +204,13 @@ class PermutationSpec:
         -------
         PermutationSpec
             Sizes, blocks and lengths of fixed axes included; groups are called after the first parameter they lie on.
-            Tensors of a key/value cache of transformers are not counted among the outputs.
+
+        Notes
+        -----
+        The spec is one of the path the example takes. Parameters that it does not use are frozen, and listed in the
+        report as such; what another path would do with them, nobody has seen. Tensors of a key/value cache of
+        transformers are not counted among the outputs. Where equal values are ranked (``argmax``, ``topk``), the first
+        of them wins, so hidden units whose activations tie exactly may be chosen otherwise after a permutation.
 
         Raises
         ------

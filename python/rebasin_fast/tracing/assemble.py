@@ -23,7 +23,7 @@ def spec_of(capture: Capture) -> PermutationSpec:
     order = list(
         dict.fromkeys(atom for dims in axes.values() for dim in dims for atom in capture.trace.dims.leaves(dim))
     )
-    parent = _usable(parents(capture.trace, order), axes)
+    parent = parents(capture.trace, order)
     written = _Written(axes, parent)
     while stray := written.stray():
         # No layout says so: the units then go alike in all blocks.
@@ -48,11 +48,14 @@ class _Written:
     """Layouts, sizes and blocks for one choice of parents."""
 
     def __init__(self, axes: Mapping[str, Sequence[Dim]], parent: dict[Atom, Atom]) -> None:
-        self._names = _names(axes, parent)
+        held = _held(parent, axes)
+        self._names = _names(axes, parent, held)
         writer = _Writer(self._names, parent)
         self.layouts = {name: tuple(map(writer.layout, dims)) for name, dims in axes.items()}
         self.sizes = {name: writer.flat_size(atom) for atom, name in self._names.items()}
         self.blocks = {self._names[child]: self._names.get(above, above.size) for child, above in parent.items()}
+        # As many blocks as units: nothing of it can move.
+        self.blocks |= {self._names[atom]: atom.size for atom in held}
 
     def stray(self) -> set[Atom]:
         """Return children in parameters in which no axis tells their block."""
@@ -86,16 +89,15 @@ def _freeze_lone_atoms(capture: Capture, axes: Mapping[str, Sequence[Dim]]) -> N
             atom.frozen = atom.frozen or Reason("on no other axis of a parameter")
 
 
-def _usable(parent: dict[Atom, Atom], axes: Mapping[str, Sequence[Dim]]) -> dict[Atom, Atom]:
-    """Leave out parents that stay, unless their children always follow them: nothing else names such blocks."""
-    loose = {
-        atom
+def _held(parent: Mapping[Atom, Atom], axes: Mapping[str, Sequence[Dim]]) -> set[Atom]:
+    """Return the parents that stay and yet need a name, as some child does not follow right behind them."""
+    return {
+        parent[atom]
         for dims in axes.values()
         for dim in dims
         for before, atom in _neighbours(dim)
         if atom in parent and parent[atom].frozen and before is not parent[atom]
     }
-    return {child: above for child, above in parent.items() if child not in loose}
 
 
 def _neighbours(dim: Dim) -> Iterator[tuple[Atom | None, Atom]]:
@@ -116,15 +118,15 @@ def _neighbours(dim: Dim) -> Iterator[tuple[Atom | None, Atom]]:
                 last = None
 
 
-def _names(axes: Mapping[str, Sequence[Dim]], parent: Mapping[Atom, Atom]) -> dict[Atom, str]:
+def _names(axes: Mapping[str, Sequence[Dim]], parent: Mapping[Atom, Atom], held: set[Atom]) -> dict[Atom, str]:
     """Name every group after the first parameter it lies on."""
     first: dict[Atom, str] = {}
     for name, dims in axes.items():
         for dim in dims:
             for _, atom in _neighbours(dim):
-                if not atom.frozen:
+                if not atom.frozen or atom in held:
                     first.setdefault(atom, name)
-    heads = {above for above in parent.values() if not above.frozen}
+    heads = set(parent.values())
     names: dict[Atom, str] = {}
     taken: set[str] = set()
     for atom, param in first.items():
@@ -175,7 +177,7 @@ class _Writer:
         return ProductAxis(tuple(factors))
 
     def _atom(self, atom: Atom) -> Layout:
-        if atom.frozen:
+        if atom not in self._names:
             return Fixed(atom.size)
         above = self._parent.get(atom)
         return Axis(self._names[atom]) if above is None else Within(self._names[atom], self._names[above])

@@ -66,6 +66,8 @@ class Capture:
         except Exception as error:
             where = f" in {recorder.modules[-1]}" if recorder.modules else ""
             text = str(error).strip().partition("\n")[0]
+            if type(error).__name__ in ("DataDependentOutputException", "GuardOnDataDependentSymNode"):
+                text += " (which way it goes depends on the values of a tensor)"
             raise ValueError(f"model cannot be traced: {type(error).__name__}: {text}{where}") from error
 
     def _fake_state(self, torch: Any, model: Any) -> dict[str, Any]:
@@ -230,7 +232,7 @@ class _Recorder:
             return None
         try:
             return rule(call)
-        except (KeyError, IndexError, ValueError, TypeError):
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError):
             # An overload or arguments the rule was not written for: it cannot tell. What it has tied already stays
             # tied, which only takes symmetries away.
             return None
