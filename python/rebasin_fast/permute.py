@@ -293,10 +293,6 @@ def _moved(spec: PermutationSpec, array: Array, axes: tuple[Layout | None, ...],
     return copy(array) if moved is array else moved
 
 
-def _wanted(spec: PermutationSpec, axis: Layout | None) -> frozenset[str]:
-    return frozenset() if axis is None else wanted(axis, spec.blocks)
-
-
 def entries_of_units(index: IndexArray, block: int) -> IndexArray:
     """Return the indices of single entries from indices of units that are `block` entries wide."""
     # A copy: torch takes neither negative strides nor read-only arrays.
@@ -347,3 +343,7 @@ def _generator(seed: int | np.random.Generator) -> np.random.Generator:
     if number < 0:
         raise ValueError(f"seed is {number}; expected a non-negative integer")
     return np.random.default_rng(number)
+
+
+def _wanted(spec: PermutationSpec, axis: Layout | None) -> frozenset[str]:
+    return frozenset() if axis is None else wanted(axis, spec.blocks)
