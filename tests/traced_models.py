@@ -577,6 +577,13 @@ def mixed_in_place_of_heads(m: Any, h: Tensor) -> Tensor:
     return merged((v + m.mix(v)).movedim(-1, 1).relu())
 
 
+def heads_against_heads(m: Any, h: Tensor) -> Tensor:
+    """Products of all pairs of heads, unit by unit: a tensor with the heads twice, so units have one order for all."""
+    v = heads(m.v(h)).transpose(1, 2)
+    pairs = (v[:, :, :, None] * v[:, :, None]).sum(-1)
+    return torch.cat([pairs.flatten(2), m.rest(h)], -1)
+
+
 def linear_attention(m: Any, h: Tensor) -> Tensor:
     q, k, v = heads(m.q(h)).softmax(-1), heads(m.k(h)).softmax(-2), heads(m.v(h))
     return merged(torch.einsum("bhtd,bhde->bhte", q, torch.einsum("bhtd,bhte->bhde", k, v)))
@@ -701,6 +708,9 @@ ATTENTION = {
     ),
     "heads mixed in a residual": Case(
         lambda: Attention(mixed_in_place_of_heads, mix=nn.Linear(3, 3), v=nn.Linear(8, 12)), TOKENS, "8 3 4"
+    ),
+    "heads against heads": Case(
+        lambda: Attention(heads_against_heads, v=nn.Linear(8, 12), rest=nn.Linear(8, 3)), TOKENS, "8 3 4 3"
     ),
     "linear attention": Case(lambda: Attention(linear_attention, **separate()), TOKENS, FULL),
 }
