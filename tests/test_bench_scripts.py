@@ -19,6 +19,7 @@ sys.path.insert(0, str(BENCH))
 import memory  # noqa: E402
 import small_calls  # noqa: E402
 import threads  # noqa: E402
+import tracing  # noqa: E402
 import warm_start  # noqa: E402
 from families import make  # noqa: E402
 from rebasin_fast import solve_assignment  # noqa: E402
@@ -218,3 +219,14 @@ def test_small_calls_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [(row["dtype"], row["family"], row["n"]) for row in rows] == [("float32", "ties", 4), ("int64", "ties", 4)]
     assert all({"rebasin_fast", "scipy"} <= set(row["microseconds"]) for row in rows)
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 1
+
+
+# Tracing
+
+
+def test_tracing_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tracing.main(["--layers", "3", "--repeats", "1", "--json", str(tmp_path / "out.json")]) == 0
+    rows = written(tmp_path / "out.json")
+    assert [(row["model"], row["groups"]) for row in rows] == [("encoder", 13), ("perceptron", 4)]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert "perceptron" in capsys.readouterr().out

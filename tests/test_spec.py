@@ -306,10 +306,13 @@ def test_empty_groups_are_refused() -> None:
 
 
 def test_a_group_twice_on_one_array_is_unsupported() -> None:
+    assert make_spec().plain
     spec = PermutationSpec.from_axes_to_perm({"w": ("P", "P"), "v": ("P", None)})
     assert complaints(spec, {"w": np.zeros((3, 3)), "v": np.zeros((3, 2))}) == [
         "state_dict['w'] has group 'P' on 2 axes; expected each group once on an array (unsupported)"
     ]
+    assert not spec.plain
+    spec.validate({"w": np.zeros((3, 3)), "v": np.zeros((3, 2))}, matching=False)
 
 
 @pytest.mark.parametrize("value", [None, 1.0, [1.0, 2.0], "x", np.float64(3)])

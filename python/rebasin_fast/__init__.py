@@ -4,6 +4,7 @@ from rebasin_fast import cuda
 from rebasin_fast._version import __version__
 from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
 from rebasin_fast.batch import AssignmentBatch, solve_assignment_batch
+from rebasin_fast.block_matching import BlockMatching, match_blocks
 from rebasin_fast.evaluate import BarrierResult, Evaluation, barrier, evaluate
 from rebasin_fast.factored import solve_assignment_factored
 from rebasin_fast.interpolate import interpolate
@@ -23,16 +24,21 @@ from rebasin_fast.permute import (
     random_permutation,
     validate_permutation,
 )
+from rebasin_fast.prove import Proof
+from rebasin_fast.report import SpecReport
 from rebasin_fast.scipy_patch import scipy_patched
 from rebasin_fast.spec import Axis, Member, PermutationSpec
 from rebasin_fast.symmetries import count_symmetries
 from rebasin_fast.verify import Verification, verify_assignment
 from rebasin_fast.weight_matching import WeightMatching, WeightMatchingStats, weight_matching
+from rebasin_fast.wreath import WreathAssignment, solve_wreath_assignment
 
 __all__ = [  # in the order of the data flow
     "PermutationSpec",
     "Axis",
     "Member",
+    "SpecReport",
+    "Proof",
     "mlp",
     "vgg16",
     "resnet20",
@@ -42,10 +48,12 @@ __all__ = [  # in the order of the data flow
     "solve_assignment",
     "solve_assignment_batch",
     "solve_assignment_factored",
+    "solve_wreath_assignment",
     "verify_assignment",
     "Assignment",
     "AssignmentStats",
     "AssignmentBatch",
+    "WreathAssignment",
     "Verification",
     "scipy_patched",
     "Permutation",
@@ -58,6 +66,8 @@ __all__ = [  # in the order of the data flow
     "weight_matching",
     "WeightMatching",
     "WeightMatchingStats",
+    "match_blocks",
+    "BlockMatching",
     "interpolate",
     "evaluate",
     "Evaluation",

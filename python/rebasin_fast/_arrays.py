@@ -6,7 +6,7 @@ torch is never imported here; a tensor can only reach us if its library is alrea
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -53,6 +53,21 @@ def take(array: Array, index: IndexArray, axis: int) -> Array:
     if torch is None:
         return np.take(array, index, axis=axis)
     return array.detach().index_select(axis, torch.from_numpy(index).to(array.device))
+
+
+def take_along(array: Array, index: IndexArray, axes: Sequence[int]) -> Array:
+    """Return a new array reordered along the last of `axes` in a way that depends on the positions along the others.
+
+    Where these are x, y, ..., slice k along the last one is slice ``index[x, y, ..., k]`` of `array`.
+    """
+    shape = [1] * len(array.shape)
+    for axis, length in zip(axes, index.shape, strict=True):
+        shape[axis] = length
+    index = np.ascontiguousarray(np.transpose(index, np.argsort(axes))).reshape(shape)
+    torch = torch_of(array)
+    if torch is None:
+        return np.take_along_axis(array, index, axis=axes[-1])
+    return torch.take_along_dim(array.detach(), torch.from_numpy(index).to(array.device), dim=axes[-1])
 
 
 def copy(array: Array) -> Array:

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, IndexArray, Parameters, copy, memory_key, take
-from .spec import Axis, PermutationSpec
+from ._arrays import Array, IndexArray, Parameters, copy, memory_key, take, take_along
+from .layout import Axis, Layout, entries, wanted
+from .spec import PermutationSpec
 
 Permutation: TypeAlias = Mapping[str, IndexArray]
 """Group names to int64 index arrays, each a permutation of 0..n-1."""
@@ -55,7 +56,7 @@ def apply_permutation(spec: PermutationSpec, permutation: Permutation, params: P
     Ainsworth, S. K., Hayase, J. & Srinivasa, S. (2023). Git Re-Basin: Merging Models modulo Permutation Symmetries.
     ICLR 2023, arXiv:2209.04836, section 2.
     """
-    spec.validate(params, "params")
+    spec.validate(params, "params", matching=False)
     validate_permutation(spec, permutation, params)
     moved: dict[str, Array] = {}
     # Keeps the inputs beside the results: a mapping that loads its arrays one by one may reuse freed memory.
@@ -64,7 +65,7 @@ def apply_permutation(spec: PermutationSpec, permutation: Permutation, params: P
         axes = spec.axes[param]
         key = (memory_key(array), axes)
         if key not in done:
-            done[key] = array, _moved(array, axes, permutation)
+            done[key] = array, _moved(spec, array, axes, permutation)
         moved[param] = done[key][1]
     return moved
 
@@ -96,6 +97,8 @@ def validate_permutation(spec: PermutationSpec, permutation: Permutation, params
     for group in spec.groups:
         if group in permutation:
             found += [f"group {group!r} {fault}" for fault in _index_faults(permutation[group], sizes.get(group))]
+    if not found:
+        found += [fault for group in spec.blocks for fault in _block_faults(spec, permutation, group)]
     if found:
         raise ValueError("\n  ".join(["permutation does not fit the specification:", *found]))
 
@@ -152,9 +155,70 @@ def random_permutation(
     """
     generator = _generator(seed)
     sizes = spec.group_sizes(params)
+    drawn: dict[str, IndexArray] = {}
     # Drawn by name, not by the order of the spec: equal specs may have been written down in different orders.
-    drawn = {group: generator.permutation(sizes[group]).astype(np.int64, copy=False) for group in sorted(sizes)}
+    for group in _parents_first(spec, sorted(sizes)):
+        drawn[group] = _drawn(spec, group, sizes[group], drawn, generator)
     return {group: drawn[group] for group in sizes}
+
+
+def blocks_of_units(spec: PermutationSpec, permutation: Permutation, group: str) -> IndexArray:
+    """Return where the blocks come from that a group's units move with: those of its parent's permutation.
+
+    A group without a parent is one block. The result has shape (blocks,).
+    """
+    parent = spec.blocks.get(group)
+    if isinstance(parent, str):
+        return permutation[parent]
+    return np.arange(1 if parent is None else parent, dtype=np.int64)
+
+
+def units_in_blocks(blocks: IndexArray, inner: IndexArray) -> IndexArray:
+    """Return the permutation of all units from that of the blocks and, for each new block, that of the units in it.
+
+    Parameters
+    ----------
+    blocks : int64 array of shape (n,)
+        New block i is old block ``blocks[i]``.
+    inner : int64 array of shape (n, d)
+        Its unit u is the old block's unit ``inner[i, u]``.
+
+    Returns
+    -------
+    int64 array of shape (n * d,)
+
+    Examples
+    --------
+    >>> units_in_blocks(np.array([1, 0]), np.array([[0, 1, 2], [2, 1, 0]]))
+    array([3, 4, 5, 2, 1, 0])
+    """
+    return np.asarray(blocks[:, None] * inner.shape[1] + inner, dtype=np.int64).ravel()
+
+
+def _parents_first(spec: PermutationSpec, groups: list[str]) -> list[str]:
+    def depth(group: str) -> int:
+        parent = spec.blocks.get(group)
+        return 1 + depth(parent) if isinstance(parent, str) else 0
+
+    return sorted(groups, key=depth)
+
+
+def _drawn(
+    spec: PermutationSpec, group: str, size: int, drawn: Permutation, generator: np.random.Generator
+) -> IndexArray:
+    blocks = blocks_of_units(spec, drawn, group)
+    own = size // len(blocks)
+    inner = np.stack([generator.permutation(own) for _ in blocks])
+    return units_in_blocks(blocks, inner)
+
+
+def _block_faults(spec: PermutationSpec, permutation: Permutation, group: str) -> Iterator[str]:
+    blocks = blocks_of_units(spec, permutation, group)
+    index = permutation[group].reshape(len(blocks), -1)
+    if not np.array_equal(index // index.shape[1], np.broadcast_to(blocks[:, None], index.shape)):
+        parent = spec.blocks[group]
+        whose = f"{parent} blocks that stay" if isinstance(parent, int) else f"the units of group {parent!r}"
+        yield f"group {group!r} does not keep its blocks together; expected blocks that move with {whose}"
 
 
 def invert(permutation: Permutation) -> dict[str, IndexArray]:
@@ -208,11 +272,24 @@ def compose(outer: Permutation, inner: Permutation) -> dict[str, IndexArray]:
     return {group: inner[group][index] for group, index in outer.items()}
 
 
-def _moved(array: Array, axes: tuple[Axis | None, ...], permutation: Permutation) -> Array:
+def _moved(spec: PermutationSpec, array: Array, axes: tuple[Layout | None, ...], permutation: Permutation) -> Array:
     moved = array
-    for i, axis in enumerate(axes):
-        if axis is not None:
+    told: dict[str, tuple[int, IndexArray]] = {}
+    # Axes that leave the block to another axis come last: by then that one is in the new order.
+    for i in sorted(range(len(axes)), key=lambda i: bool(_wanted(spec, axes[i]))):
+        axis = axes[i]
+        if axis is None:
+            continue
+        if isinstance(axis, Axis) and not spec.blocks:
             moved = take(moved, entries_of_units(permutation[axis.group], axis.block), i)
+            continue
+        parents = _wanted(spec, axis)
+        found = entries(axis, spec.structure, permutation, {parent: told[parent][1] for parent in parents})
+        if parents:
+            moved = take_along(moved, found.old, [told[min(parents)][0], i])
+        else:
+            moved = take(moved, np.array(found.old[0]), i)
+            told |= {group: (i, units[0]) for group, units in found.at.items()}
     return copy(array) if moved is array else moved
 
 
@@ -266,3 +343,7 @@ def _generator(seed: int | np.random.Generator) -> np.random.Generator:
     if number < 0:
         raise ValueError(f"seed is {number}; expected a non-negative integer")
     return np.random.default_rng(number)
+
+
+def _wanted(spec: PermutationSpec, axis: Layout | None) -> frozenset[str]:
+    return frozenset() if axis is None else wanted(axis, spec.blocks)

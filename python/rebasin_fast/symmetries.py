@@ -6,7 +6,7 @@ import math
 from typing import Literal, overload
 
 from ._arrays import Parameters
-from .spec import PermutationSpec
+from .spec import Axis, PermutationSpec
 
 _SHORTCUT_NAMES = frozenset({"downsample", "shortcut"})
 
@@ -57,7 +57,7 @@ def count_symmetries(
     """
     sizes = spec.group_sizes(params)
     if counting == "exact":
-        return math.fsum(_log10_factorial(size) for size in sizes.values())
+        return math.fsum(_log10_symmetries(spec, group, size) for group, size in sizes.items())
     if counting == "paper":
         return sum(_floor_log10_factorial(sizes[group]) for group in _layer_groups(spec))
     raise ValueError(f"counting is {counting!r}; expected 'exact' or 'paper'")
@@ -68,8 +68,14 @@ def _layer_groups(spec: PermutationSpec) -> list[str]:
     return [
         axes[0].group
         for param, axes in spec.axes.items()
-        if len(axes) >= 2 and axes[0] is not None and _SHORTCUT_NAMES.isdisjoint(param.split("."))
+        if len(axes) >= 2 and isinstance(axes[0], Axis) and _SHORTCUT_NAMES.isdisjoint(param.split("."))
     ]
+
+
+def _log10_symmetries(spec: PermutationSpec, group: str, size: int) -> float:
+    """Return log10 of the number of permutations of one group, those of its parent given."""
+    blocks = 1 if group not in spec.blocks else spec.structure.count(spec.blocks[group])
+    return blocks * _log10_factorial(size // blocks)
 
 
 def _log10_factorial(n: int) -> float:

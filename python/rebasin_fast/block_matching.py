@@ -1,0 +1,402 @@
+"""Weight matching for every spec: groups in blocks, sums and products on an axis, groups that lie twice on one array.
+
+Coordinate descent as Ainsworth, Hayase & Srinivasa (2023), arXiv:2209.04836, do it, over pieces (see `pieces`). What is
+solved at once is a group with the groups whose units lie in its blocks (heads, and the units within them): a wreath
+product, see `wreath`. Where two such groups lie on one array, as do queries within a key's group of heads and the units
+within a head, one is held in its order, block by block, while the other is solved; a step that does not gain by the
+objective itself is not taken. All of it is plain: for specs without blocks the engine behind `weight_matching` is
+faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ._arrays import (
+    Array,
+    IndexArray,
+    Parameters,
+    inner,
+    is_finite,
+    is_floating,
+    same_library,
+    take,
+    take_along,
+    to_compute,
+    to_numpy,
+)
+from ._progress import Progress
+from .permute import Permutation, blocks_of_units, identity_permutation, units_in_blocks
+from .pieces import fixed_blocks, parent_label, pieces_of
+from .spec import PermutationSpec
+from .wreath import solve_wreath_assignment
+
+Similarity = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockMatching:
+    """The outcome of `match_blocks`.
+
+    Attributes
+    ----------
+    permutation : dict of str to ndarray of int64
+        For every group the index array that aligns B to A.
+    objective : tuple of float
+        Inner product of A and the permuted B: at the start, then after every sweep. Never falls.
+    sweeps : int
+        Sweeps made.
+    converged : bool
+        Whether the last of them found nothing to gain.
+    """
+
+    permutation: dict[str, IndexArray]
+    objective: tuple[float, ...]
+    sweeps: int
+    converged: bool
+
+
+def match_blocks(
+    spec: PermutationSpec,
+    params_a: Parameters,
+    params_b: Parameters,
+    *,
+    init: str | Permutation = "propagate",
+    seed: int = 0,
+    max_sweeps: int = 100,
+    rtol: float = 1e-7,
+    progress: Progress | None = None,
+) -> BlockMatching:
+    """Find the permutation of B's hidden units that brings its weights closest to A's, for any spec.
+
+    Parameters
+    ----------
+    spec : PermutationSpec
+        With sizes.
+    params_a, params_b : mapping of str to array
+        State dicts; never modified.
+    init : "propagate", "identity" or mapping of str to int64 array
+        Where to begin: outward from what stays, each group by what is settled already; or with a permutation.
+    seed : int, default 0
+        Order of the visits.
+    max_sweeps : int, default 100
+        At most so many rounds over the groups.
+    rtol : float, default 1e-7
+        A step has to gain more than `rtol` times the sum of the magnitudes of the terms it changes.
+    progress : callable, optional
+        ``progress(stage, done, total)``, after every group.
+
+    Returns
+    -------
+    BlockMatching
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a state dict does not fit, or holds no finite floating-point numbers where it is to be matched.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rebasin_fast import PermutationSpec, apply_permutation, random_permutation
+    >>> spec = PermutationSpec.from_axes_to_perm(
+    ...     {"values": ("v", None), "out": (None, "v")}, sizes={"v": 12, "heads": 3}, blocks={"v": "heads"}
+    ... )
+    >>> rng = np.random.default_rng(0)
+    >>> a = {"values": rng.normal(size=(12, 5)), "out": rng.normal(size=(5, 12))}
+    >>> b = apply_permutation(spec, random_permutation(spec, seed=1), a)
+    >>> found = match_blocks(spec, a, b)
+    >>> np.array_equal(apply_permutation(spec, found.permutation, b)["out"], a["out"])
+    True
+    """
+    pair = PiecePair(spec, params_a, params_b)
+    permutation = _start(pair, init, params_a)
+    rng = np.random.default_rng(seed)
+    objective = [pair.objective(permutation)]
+    groups, moved = list(spec.groups), True
+    while moved and len(objective) <= max_sweeps:
+        moved = False
+        for done, k in enumerate(rng.permutation(len(groups)), start=1):
+            changed = pair.improved(groups[k], permutation, rtol)
+            if changed is not None:
+                permutation, moved = changed, True
+            if progress is not None:
+                progress(f"weight matching, sweep {len(objective)}", done, len(groups))
+        objective.append(max(pair.objective(permutation), objective[-1]))
+    return BlockMatching(permutation, tuple(objective), len(objective) - 1, not moved)
+
+
+@dataclass(frozen=True, eq=False)
+class _Matched:
+    """A piece of both networks."""
+
+    a: Array
+    b: Array
+    labels: tuple[str | None, ...]
+
+
+class PiecePair:
+    """The matched parameters of two networks as pieces, in the precision matching works in."""
+
+    def __init__(self, spec: PermutationSpec, params_a: Parameters, params_b: Parameters) -> None:
+        for name, params in (("params_a", params_a), ("params_b", params_b)):
+            spec.validate(params, name, matching=False)
+        self.spec = spec
+        self.children: dict[str, list[str]] = {group: [] for group in spec.groups}
+        for child, parent in spec.blocks.items():
+            if isinstance(parent, str):
+                self.children[parent].append(child)
+        self.pieces = [piece for param in spec.params for piece in _matched(spec, param, params_a, params_b)]
+        self._on: dict[str, list[_Matched]] = {group: [] for group in spec.groups}
+        for piece in self.pieces:
+            for label in dict.fromkeys(piece.labels):
+                if label in self._on:
+                    self._on[label].append(piece)
+
+    def objective(self, permutation: Permutation) -> float:
+        """Return the inner product of A and the permuted B."""
+        return sum(inner(piece.a, self._permuted(piece, permutation)) for piece in self.pieces)
+
+    def improved(self, group: str, permutation: Permutation, rtol: float) -> dict[str, IndexArray] | None:
+        """Return the permutation with a group, and the units in its blocks, solved; None if that gains nothing."""
+        family = [group, *self.children[group]]
+        # Which of the children is solved where two of them lie on one array: each has its turn.
+        for active in self.children[group] if self._tangled(family) else [None]:
+            found = self.solved(group, permutation, active=active)
+            touched = list({id(piece): piece for member in family for piece in self._on[member]}.values())
+            before = [inner(piece.a, self._permuted(piece, permutation)) for piece in touched]
+            after = [inner(piece.a, self._permuted(piece, found)) for piece in touched]
+            if sum(after) - sum(before) > rtol * sum(map(abs, after)):
+                return found
+        return None
+
+    def solved(
+        self,
+        group: str,
+        permutation: Permutation,
+        *,
+        active: str | None = None,
+        known: frozenset[str] | None = None,
+    ) -> dict[str, IndexArray]:
+        """Return the permutation with a group and the units in its blocks as their similarities have them.
+
+        With `known`, by pieces alone that have no other groups on them than those known.
+        """
+        spec, children = self.spec, self.children[group]
+        owner = {id(piece): self._owner(piece, group, active) for piece in self._on[group]}
+        tensors = {
+            member: self.similarity(
+                member, permutation, [piece for piece in self._on[group] if owner[id(piece)] == member], known
+            )
+            for member in (group, *children)
+        }
+        blocks = blocks_of_units(spec, permutation, group)
+        own = len(permutation[group]) // len(blocks)
+        new: dict[str, IndexArray] = {member: np.empty_like(permutation[member]) for member in (group, *children)}
+        for a, b in enumerate(blocks):
+            rows = {m: _part(tensors[m], a, len(blocks)) for m in (group, *children)}
+            cols = {m: _part(tensors[m], int(b), len(blocks)) for m in (group, *children)}
+            cut = {m: tensors[m][rows[m], cols[m]] for m in (group, *children)}
+            best = solve_wreath_assignment([cut[child] for child in children], cut[group])
+            new[group][rows[group]] = best.blocks + int(b) * own
+            for child, units in zip(children, best.units, strict=True):
+                new[child][rows[child]] = units + cols[child].start
+        return self._with(permutation, new)
+
+    def similarity(
+        self,
+        group: str,
+        permutation: Permutation,
+        pieces: Iterable[_Matched],
+        known: frozenset[str] | None = None,
+    ) -> Similarity:
+        """Return S[i, j] = <unit i of A, unit j of B> over pieces, all other groups permuted, units by their blocks."""
+        n = len(permutation[group])
+        total = np.zeros((n, n))
+        for piece in pieces:
+            for place in [i for i, label in enumerate(piece.labels) if label == group]:
+                lead = self._lead(piece, place)
+                others = {label for i, label in enumerate(piece.labels) if i not in lead and label is not None}
+                if known is None or all(label in known or label not in self._on for label in others):
+                    total += self._similarity(piece, lead, permutation, n)
+        return total
+
+    def _similarity(self, piece: _Matched, lead: list[int], permutation: Permutation, n: int) -> Similarity:
+        """Return the similarities by one piece of the units that the axes `lead` make together."""
+        rest = [i for i in range(len(piece.labels)) if i not in lead]
+        order = [*lead, *rest]
+        labels = tuple(piece.labels[i] for i in order)
+        a, b = (_transposed(array, order) for array in (piece.a, piece.b))
+        shape = tuple(a.shape)
+        depth = self._depth(labels, len(lead))
+        if depth == 0:
+            b = self._permuted_array(b, labels, permutation, skip=len(lead))
+            return np.asarray(to_numpy(a.reshape(n, -1) @ b.reshape(n, -1).T), dtype=np.float64)
+        # The order of some other axis depends on the new place among the first `depth` axes: one place at a time.
+        places = int(np.prod(shape[:depth]))
+        out = np.zeros((n, n))
+        for place in range(places):
+            at = np.unravel_index(place, shape[:depth])
+            there = self._permuted_array(b, labels, permutation, skip=len(lead), at=tuple(map(int, at)))
+            rows = a.reshape(places, n // places, -1)[place]
+            block = to_numpy(rows @ there.reshape(n, -1).T)
+            out[place * (n // places) : (place + 1) * (n // places)] = block
+        return out
+
+    def _permuted(self, piece: _Matched, permutation: Permutation) -> Array:
+        return self._permuted_array(piece.b, piece.labels, permutation, skip=0)
+
+    def _permuted_array(
+        self,
+        array: Array,
+        labels: tuple[str | None, ...],
+        permutation: Permutation,
+        *,
+        skip: int,
+        at: tuple[int, ...] = (),
+    ) -> Array:
+        """Permute all axes but the first `skip`, on whose first `len(at)` axes the new place is `at`."""
+        # Parents first: an axis that depends on another is reordered by that one's new order.
+        shape = tuple(array.shape)
+        for i in sorted(range(skip, len(labels)), key=lambda i: self._generation(labels[i])):
+            label = labels[i]
+            if label is None or label not in permutation:
+                continue
+            index = permutation[label]
+            parents = self._chain_axes(labels, i)[:-1]
+            if not parents:
+                array = take(array, np.array(index), i)
+                continue
+            own = shape[i]
+            flat = _flat_places(shape, parents, at)
+            array = take_along(array, index.reshape(-1, own)[flat] % own, [*_moving(parents, at), i])
+        return array
+
+    def _depth(self, labels: tuple[str | None, ...], count: int) -> int:
+        """Return how many of the first `count` axes tell the block of units on one of the others."""
+        depth = 0
+        for i in range(count, len(labels)):
+            if labels[i] in self.spec.blocks:
+                depth = max(depth, *(axis + 1 for axis in self._chain_axes(labels, i)[:-1] if axis < count), 0)
+        return depth
+
+    def _lead(self, piece: _Matched, place: int) -> list[int]:
+        """Return the axes that make all units of the group on axis `place`: those of its ancestors, and that one."""
+        return self._chain_axes(piece.labels, place)
+
+    def _chain_axes(self, labels: tuple[str | None, ...], place: int) -> list[int]:
+        label = labels[place]
+        above = parent_label(self.spec, label) if label in self.spec.blocks else None  # type: ignore[arg-type]
+        if above is None:
+            return [place]
+        return [*self._chain_axes(labels, labels.index(above)), place]
+
+    def _generation(self, label: str | None) -> int:
+        parent = self.spec.blocks.get(label) if label is not None else None
+        return 1 + self._generation(parent) if isinstance(parent, str) else 0
+
+    def _owner(self, piece: _Matched, group: str, active: str | None) -> str:
+        """Return the member of a family whose similarities a piece counts for: one alone, lest it counts twice."""
+        here = [child for child in self.children[group] if child in piece.labels]
+        return active if active in here else here[0] if here else group
+
+    def _tangled(self, family: list[str]) -> bool:
+        return any(sum(member in piece.labels for member in family[1:]) > 1 for piece in self._on[family[0]])
+
+    def _with(self, permutation: Permutation, new: Mapping[str, IndexArray]) -> dict[str, IndexArray]:
+        """Return the permutation with some groups anew; units in their blocks keep their order and follow."""
+        found = dict(permutation) | dict(new)
+        for group in sorted(self.spec.blocks, key=self._generation):
+            if group not in new:
+                blocks = blocks_of_units(self.spec, found, group)
+                order = permutation[group].reshape(len(blocks), -1)
+                found[group] = units_in_blocks(blocks, order % order.shape[1])
+        return found
+
+
+def _matched(spec: PermutationSpec, param: str, params_a: Parameters, params_b: Parameters) -> list[_Matched]:
+    a, b = params_a[param], params_b[param]
+    if tuple(a.shape) != tuple(b.shape):
+        raise ValueError(f"params_b[{param!r}] has shape {tuple(b.shape)}; expected {tuple(a.shape)}, as in params_a")
+    # Arrays that no group moves add a constant to the objective; integers among them are no weights.
+    if not spec.matched(param) or not (any(spec.axes[param]) or (is_floating(a) and is_floating(b))):
+        return []
+    for name, array in ((f"params_a[{param!r}]", a), (f"params_b[{param!r}]", b)):
+        if not is_floating(array):
+            raise TypeError(f"{name} has dtype {array.dtype}; expected floating-point numbers, as it is to be matched")
+        if not is_finite(array):
+            raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
+    a, b = to_compute(*same_library(a, b))
+    return [
+        _Matched(one.array, other.array, one.labels)
+        for one, other in zip(pieces_of(spec, param, a), pieces_of(spec, param, b), strict=True)
+    ]
+
+
+def _start(pair: PiecePair, init: str | Permutation, params: Parameters) -> dict[str, IndexArray]:
+    identity = identity_permutation(pair.spec, params)
+    if not isinstance(init, str):
+        return {group: np.array(init[group], dtype=np.int64) for group in identity}
+    if init == "identity":
+        return identity
+    if init != "propagate":
+        raise ValueError(f"init is {init!r}; expected 'propagate', 'identity' or a permutation")
+    return _propagated(pair, identity)
+
+
+def _propagated(pair: PiecePair, permutation: dict[str, IndexArray]) -> dict[str, IndexArray]:
+    """Solve group after group outward from the axes that stay, each by pieces on which all else is settled."""
+    spec = pair.spec
+    known: frozenset[str] = frozenset(map(fixed_blocks, spec.blocks))
+    waiting = [group for group in spec.groups if not isinstance(spec.blocks.get(group), str)]
+    while waiting:
+        group = max(waiting, key=lambda group: _evidence(pair, group, known))
+        waiting.remove(group)
+        permutation = pair.solved(group, permutation, known=known)
+        known |= {group, *pair.children[group]}
+        waiting[:0] = [child for child in pair.children[group] if pair.children[child]]
+    return permutation
+
+
+def _evidence(pair: PiecePair, group: str, known: frozenset[str]) -> float:
+    """Return how much of a group and the units in its blocks is in pieces with nothing else unknown."""
+    family = {group, *pair.children[group]}
+    settled = total = 0.0
+    for member in family:
+        for piece in pair._on[member]:
+            size = inner(piece.b, piece.b)
+            total += size
+            others = {label for label in piece.labels if label in pair._on} - family
+            settled += size if others <= known else 0.0
+    return settled / total if total else 1.0
+
+
+def _part(tensor: Similarity, block: int, blocks: int) -> slice:
+    size = len(tensor) // blocks
+    return slice(block * size, (block + 1) * size)
+
+
+def _transposed(array: Array, order: list[int]) -> Array:
+    return array.permute(order) if hasattr(array, "permute") else array.transpose(order)
+
+
+def _moving(parents: list[int], at: tuple[int, ...]) -> list[int]:
+    return [axis for axis in parents if axis >= len(at)]
+
+
+def _flat_places(shape: tuple[int, ...], parents: list[int], at: tuple[int, ...]) -> IndexArray:
+    """Return the flat number of the parent's unit, for every place on those of its axes that `at` does not fix."""
+    moving = _moving(parents, at)
+    flat = np.zeros([shape[axis] for axis in moving], dtype=np.int64)
+    for axis in parents:
+        if axis in moving:
+            along = [1] * len(moving)
+            along[moving.index(axis)] = shape[axis]
+            flat = flat * shape[axis] + np.arange(shape[axis]).reshape(along)
+        else:
+            flat = flat * shape[axis] + at[axis]
+    return flat

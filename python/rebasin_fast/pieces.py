@@ -1,0 +1,133 @@
+"""Parameters as pieces that have one group, or none, on every axis: what matching works on, whatever the layout.
+
+A sum of groups on an axis gives a piece for each term, a product an axis for each factor; units within blocks have an
+axis of their own behind that of their blocks. Every entry of a parameter lies in exactly one piece, so inner products
+of parameters are sums over pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ._arrays import Array
+from .layout import Axis, Fixed, Layout, ProductAxis, Structure, SumAxis, Within
+from .spec import PermutationSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a parameter.
+
+    Attributes
+    ----------
+    param : str
+        Which parameter.
+    array : array
+        A view of it where strides allow, reshaped.
+    labels : tuple of (str or None)
+        For every axis the group whose units (those of one block, for a group with blocks) lie on it; None for an axis
+        that stays; `fixed_blocks` of a group for the axis of its blocks, where those stay.
+    """
+
+    param: str
+    array: Array
+    labels: tuple[str | None, ...]
+
+
+def fixed_blocks(group: str) -> str:
+    """Return the label of the axis of blocks that stay, for the group whose units lie within them."""
+    return f"blocks of {group}"
+
+
+def parent_label(spec: PermutationSpec, group: str) -> str | None:
+    """Return the label of the axis that tells the block of a group's units."""
+    parent = spec.blocks.get(group)
+    return fixed_blocks(group) if isinstance(parent, int) else parent
+
+
+def pieces_of(spec: PermutationSpec, param: str, array: Array) -> list[Piece]:
+    """Return the pieces of one parameter.
+
+    Parameters
+    ----------
+    spec : PermutationSpec
+        With sizes.
+    param : str
+        The name of the parameter.
+    array : array
+        Its values, numpy or torch, of the shape that the spec expects.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> spec = PermutationSpec.from_axes_to_perm(
+    ...     {"qkv": ("q + 3", None)}, sizes={"q": 6, "heads": 2}, blocks={"q": "heads"}
+    ... )
+    >>> [(piece.labels, piece.array.shape) for piece in pieces_of(spec, "qkv", np.zeros((9, 5)))]
+    [(('heads', 'q', None), (2, 3, 5)), ((None, None), (3, 5))]
+    """
+    found: list[tuple[Any, tuple[str | None, ...]]] = [(array, ())]
+    for layout in spec.axes[param]:
+        found = [
+            (part, (*labels, *new))
+            for whole, labels in found
+            for part, new in _split(whole, len(labels), layout, spec.structure)
+        ]
+    return [Piece(param, part, labels) for part, labels in found]
+
+
+def _split(
+    array: Any, axis: int, layout: Layout | None, structure: Structure
+) -> Iterator[tuple[Any, tuple[str | None, ...]]]:
+    """Yield the parts of an array by the layout of one axis, and the labels of the axes that take its place."""
+    if layout is None or isinstance(layout, Fixed):
+        yield array, (None,)
+    elif isinstance(layout, Within):
+        yield array, (layout.group,)
+    elif isinstance(layout, Axis):
+        labels, lengths = _chain(layout.group, structure)
+        if layout.block > 1:
+            labels, lengths = (*labels, None), (*lengths, layout.block)
+        yield _unflattened(array, axis, lengths), labels
+    elif isinstance(layout, SumAxis):
+        start = 0
+        for term in layout.terms:
+            stop = start + structure.length(term)
+            yield from _split(array[(slice(None),) * axis + (slice(start, stop),)], axis, term, structure)
+            start = stop
+    else:
+        yield from _split_product(array, axis, layout, structure)
+
+
+def _split_product(
+    array: Any, axis: int, layout: ProductAxis, structure: Structure
+) -> Iterator[tuple[Any, tuple[str | None, ...]]]:
+    found: list[tuple[Any, tuple[str | None, ...]]] = [
+        (_unflattened(array, axis, tuple(map(structure.length, layout.factors))), ())
+    ]
+    for factor in layout.factors:
+        found = [
+            (part, (*labels, *new))
+            for whole, labels in found
+            for part, new in _split(whole, axis + len(labels), factor, structure)
+        ]
+    yield from found
+
+
+def _chain(group: str, structure: Structure) -> tuple[tuple[str | None, ...], tuple[int, ...]]:
+    """Return labels and lengths of the axes that all units of a group make: its ancestors, then itself."""
+    parent = structure.blocks.get(group)
+    own = structure.own(group)
+    if parent is None:
+        return (group,), (own,)
+    if isinstance(parent, int):
+        return (fixed_blocks(group), group), (parent, own)
+    labels, lengths = _chain(parent, structure)
+    return (*labels, group), (*lengths, own)
+
+
+def _unflattened(array: Any, axis: int, lengths: tuple[int, ...]) -> Any:
+    shape = tuple(array.shape)
+    return array if len(lengths) == 1 else array.reshape(shape[:axis] + lengths + shape[axis + 1 :])

@@ -1,0 +1,438 @@
+"""Runs a model on tensors without data, and applies the rule of every operator on the way.
+
+The model runs once, in evaluation mode, with all its parameters, buffers and inputs replaced by fake tensors, which
+know shapes and dtypes but hold no elements: no weight is copied or even read, and models on the meta device or on a
+GPU are traced alike. Operators are seen below autograd, as ATen calls, so composite ones have come apart by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rebasin_fast._arrays import memory_key
+from rebasin_fast._extras import require
+
+from . import rules as _rules  # noqa: F401 (enters the rules)
+from .call import INDEX_RULES, RULES, WRITES_ASIDE, Call, Result, Trace
+from .dims import Reason
+from .rules.elementwise import pointwise
+from .values import Value
+
+
+class Capture:
+    """What a traced model consists of.
+
+    Attributes
+    ----------
+    trace : Trace
+        Atoms and values.
+    params : dict of str to Value
+        For every name in the state dict its value; names of one tensor share one.
+    buffers : frozenset of str
+        Which of them are buffers.
+    """
+
+    def __init__(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        torch = require("torch", "torch")
+        self.trace = Trace()
+        self.params: dict[str, Value] = {}
+        self.buffers: frozenset[str] = frozenset()
+        self._recorder = _Recorder(self.trace)
+        fake_tensor = require("torch._subclasses.fake_tensor", "torch")
+        with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
+            state = self._fake_state(torch, model)
+            args, kwargs = self._fake_inputs(torch, (tuple(args), dict(kwargs)))
+            with untouched(model), _module_names(torch, model, self._recorder), _plain_operators(torch, model):
+                outputs = self._run(torch, model, state, args, kwargs)
+            for where, tensor in tensors_in(torch, outputs, "output"):
+                self.trace.freeze(self._recorder.value(tensor), Reason(where))
+        self._freeze_the_unused()
+
+    def _run(self, torch: Any, model: Any, state: Any, args: Any, kwargs: Any) -> Any:
+        dispatch = require("torch.utils._python_dispatch", "torch")
+        recorder = self._recorder
+
+        class Mode(dispatch.TorchDispatchMode):  # type: ignore[misc, name-defined]
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                return recorder.record(torch, func, args, kwargs or {})
+
+        try:
+            with torch.no_grad(), Mode():
+                return torch.func.functional_call(model, state, args, kwargs)
+        except Exception as error:
+            where = f" in {recorder.modules[-1]}" if recorder.modules else ""
+            text = str(error).strip().partition("\n")[0]
+            if type(error).__name__ in ("DataDependentOutputException", "GuardOnDataDependentSymNode"):
+                text += " (which way it goes depends on the values of a tensor)"
+            raise ValueError(f"model cannot be traced: {type(error).__name__}: {text}{where}") from error
+
+    def _fake_state(self, torch: Any, model: Any) -> dict[str, Any]:
+        """Replace parameters and buffers, one fake tensor for all names of one piece of memory."""
+        saved = {name for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
+        buffers = dict(model.named_buffers(remove_duplicate=False))
+        named = dict(model.named_parameters(remove_duplicate=False)) | buffers
+        self.buffers = frozenset(name for name in buffers if name in saved)
+        fakes: dict[Any, Any] = {}
+        state = {}
+        for name, tensor in named.items():
+            key = memory_key(tensor)
+            if key not in fakes:
+                fakes[key] = self._fake(torch, tensor)
+                if name in saved:
+                    axes = [self.trace.dims.new(size) for size in tensor.shape]
+                else:
+                    reason = Reason(f"buffer {name}, which is not in the state dict")
+                    axes = [self.trace.dims.fixed(size, reason) for size in tensor.shape]
+                self._recorder.enter(fakes[key], self.trace.value(axes))
+            state[name] = fakes[key]
+            self._recorder.own(tensor, self._recorder.value(fakes[key]))
+            if name in saved:
+                self.params[name] = self._recorder.value(fakes[key])
+        for name in sorted(saved - named.keys()):
+            tensor = model.state_dict(keep_vars=True)[name]
+            reason = Reason("entry of the state dict that is neither parameter nor buffer")
+            self.params[name] = self.trace.value(self.trace.dims.fixed(size, reason) for size in tensor.shape)
+        for name in _overlapping({name: named[name] for name in self.params if name in named}):
+            self.trace.freeze(self.params[name], Reason("memory shared in part with another parameter"))
+        return state
+
+    def _fake(self, torch: Any, tensor: Any) -> Any:
+        fake = torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device="cpu")
+        return torch.nn.Parameter(fake, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else fake
+
+    def _fake_inputs(self, torch: Any, inputs: Any) -> Any:
+        pytree = require("torch.utils._pytree", "torch")
+
+        def faked(tensor: Any) -> Any:
+            fake = self._fake(torch, tensor)
+            axes = [self.trace.dims.fixed(size, Reason("input")) for size in tensor.shape]
+            self._recorder.enter(fake, self.trace.value(axes))
+            return fake
+
+        return pytree.tree_map_only(torch.Tensor, faked, inputs)
+
+    def _freeze_the_unused(self) -> None:
+        """Freeze what other inputs may use in other ways: parts beyond a slice, parameters of other paths."""
+        dims = self.trace.dims
+        for value in self.params.values():
+            if id(value) not in self._recorder.used:
+                self.trace.freeze(value, Reason("not used in the traced forward pass"))
+        used = {atom for part in self.trace.views.parts_used for atom in dims.leaves(part)}
+        for part, reason in self.trace.views.parts_left:
+            for atom in dims.leaves(part):
+                if atom not in used:
+                    dims.freeze(atom, Reason(f"beyond the part used by {reason.operator}", reason.module))
+
+
+class _Recorder:
+    """Keeps the value of every tensor, and applies rules."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        # With the tensors, so that they live and their ids stay theirs.
+        self._values: dict[int, tuple[Any, Value]] = {}
+        self._owners: dict[Any, list[Value]] = {}
+        self.used: set[int] = set()
+        self.modules: list[str] = []
+
+    def enter(self, tensor: Any, value: Value) -> None:
+        self._values[id(tensor)] = tensor, value
+
+    def value(self, tensor: Any) -> Value:
+        """Return what is known of a tensor; one that nobody has made is a constant."""
+        if id(tensor) not in self._values:
+            self._freeze_owners(tensor)
+            axes = [self._trace.dims.fixed(size, self._reason("constant")) for size in tensor.shape]
+            self.enter(tensor, self._trace.value(axes))
+        return self._values[id(tensor)][1]
+
+    def own(self, tensor: Any, value: Value) -> None:
+        """Remember whose memory a parameter or buffer of the model is."""
+        for key in _owner_keys(tensor):
+            self._owners.setdefault(key, []).append(value)
+
+    def _freeze_owners(self, tensor: Any) -> None:
+        """Freeze a parameter that is reached on another way than as an attribute of its module, as in a plain list."""
+        for key in _owner_keys(tensor):
+            for value in self._owners.get(key, ()):
+                self._trace.freeze(value, self._reason("a reference to the parameter past its module"))
+
+    def record(self, torch: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator on fake tensors, and enter its results."""
+        schema = func._schema
+        named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | dict(kwargs)
+        bound = {a.name: named.get(a.name, a.default_value) for a in schema.arguments}
+        indices = bound.get("indices")
+        for index in indices if isinstance(indices, list | tuple) else ():
+            if _is_mask(torch, index):  # it gives way to indices, whose order is that of its axes
+                self._trace.freeze(self.value(index), self._reason(schema.name))
+        strides = _strides(bound["self"]) if schema.name.startswith("aten::as_strided") else ()
+        out = _run_with_data_dependent_shapes(torch, func, bound)
+        results = _tensors(torch, out)
+        if schema.name.startswith("aten::as_strided"):
+            bound["same_layout"] = strides == _strides(results[0])
+        if not results and not schema.is_mutable:
+            return out
+        aliasing = any(result.alias_info is not None for result in schema.returns) or not results
+        aliasing = aliasing or "unsafe_" in schema.name  # views as well, in spite of their schemas
+        valued = {name: self._valued(torch, argument, aliasing) for name, argument in bound.items()}
+        name = schema.name.removesuffix("_") if schema.is_mutable else schema.name
+        call = Call(self._trace, name, valued, [tuple(r.shape) for r in results], self._reason(schema.name))
+        values = self._apply(torch, func, call)
+        self._keep_alike(call, values, aliasing and not schema.is_mutable)
+        in_place = schema.is_mutable and bool(results) and results[0] is bound[schema.arguments[0].name]
+        for position, (tensor, value) in enumerate(zip(results, values, strict=True)):
+            same = self.value(tensor).shape == value.shape if in_place else False
+            if position == 0 and same and torch.Tag.inplace_view not in func.tags:
+                self._overwrite(call, self.value(tensor), value, tensor.is_floating_point())
+            else:
+                self.enter(tensor, value)
+        return out
+
+    def _keep_alike(self, call: Call, values: list[Value], view: bool) -> None:
+        """Note that a view of equal elements holds equal elements, for as long as nobody writes there."""
+        source = call.tensors()[:1]
+        if view and source and source[0].alike is not None:
+            for value in values:
+                value.alike = source[0].alike
+
+    def _apply(self, torch: Any, func: Any, call: Call) -> list[Value]:
+        for value in call.tensors():
+            self.used.add(id(value))
+            if value.index_of is not None and call.name not in INDEX_RULES:
+                call.freeze(value.index_of)
+        result = self._by_rule(torch, func, call)
+        values: list[Value | None] = [result] if isinstance(result, Value) else list(result or ())
+        fitting = [value for value, shape in zip(values, call.shapes, strict=False) if value and value.shape == shape]
+        if result is not None and len(fitting) == len(call.shapes):
+            if call.frozen:
+                touched = [dim for value in (*call.tensors(), *fitting) for dim in value.dims()]
+                call.mix(touched, call.frozen)
+            return fitting
+        self._trace.unknown.append(call.reason)
+        for value in call.tensors():
+            self._trace.freeze(value, call.reason)
+        return [call.value(map(call.fixed, shape)) for shape in call.shapes]
+
+    def _by_rule(self, torch: Any, func: Any, call: Call) -> Result:
+        tags = func.tags
+        writes = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+        if writes and writes != [func._schema.arguments[0].name] and call.name not in WRITES_ASIDE:
+            return None
+        if writes and not call.shapes:
+            return None
+        rule = RULES.get(call.name)
+        if rule is None and torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags:
+            rule = pointwise
+        if rule is None:
+            return None
+        try:
+            return rule(call)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError):
+            # An overload or arguments the rule was not written for: it cannot tell. What it has tied already stays
+            # tied, which only takes symmetries away.
+            return None
+
+    def _overwrite(self, call: Call, target: Value, value: Value, floating: bool) -> None:
+        """Write into memory that other tensors may be views of: what is written is laid out as what was there."""
+        if target.alike is not None:
+            target.alike.still = False
+        if not floating:
+            self._trace.indices_overwritten = True
+        if any(old is not new for old, new in zip(target.axes, value.axes, strict=True)):
+            for old_dim, new_dim in zip(call.settled(target), call.settled(value), strict=True):
+                call.unify(old_dim, new_dim)
+        for one, other in ((target, value), (value, target)):
+            if one.index_of is not None and other.index_of is None:
+                call.freeze(one.index_of)
+        if target.index_of is not None and value.index_of is not None:
+            call.unify(target.index_of, value.index_of)
+
+    def _valued(self, torch: Any, argument: Any, aliasing: bool) -> Any:
+        if isinstance(argument, torch.Tensor):
+            value = self.value(argument)
+            if value.alike is None or not value.alike.still or aliasing:
+                return value
+            # Equal elements can be permuted in one way here and in another there.
+            return self._trace.value(map(self._trace.dims.new, value.shape), value.index_of)
+        if isinstance(argument, list | tuple):
+            return [self._valued(torch, item, aliasing) for item in argument]
+        return argument
+
+    def _reason(self, operator: str) -> Reason:
+        return Reason(operator.replace("::", "."), self.modules[-1] if self.modules else "")
+
+
+def _owner_keys(tensor: Any) -> list[Any]:
+    """Return what a tensor has in common with the views of its memory."""
+    base = tensor._base if tensor._base is not None else tensor
+    keys: list[Any] = [id(base)]
+    if tensor.device.type != "meta" and not hasattr(tensor, "fake_mode") and tensor.untyped_storage().data_ptr():
+        keys.append(("storage", tensor.untyped_storage().data_ptr()))
+    return keys
+
+
+def _run_with_data_dependent_shapes(torch: Any, func: Any, bound: dict[str, Any]) -> Any:
+    """Run an operator; where a mask chooses positions, as if it chose all of them.
+
+    What is chosen by a mask has as many positions as there are hits. A forward pass without values goes on with one
+    number that may happen; the axis is frozen whatever its length. `bound` is changed to what was run.
+    """
+    aten = torch.ops.aten
+    packet = func._schema.name
+    if packet == "aten::nonzero":
+        mask = bound["self"]
+        return torch.empty((mask.numel(), mask.dim()), dtype=torch.int64)
+    if packet in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"):
+        bound["indices"] = [part for one in bound["indices"] for part in _as_indices(torch, one)]
+    if func is aten.masked_select.default:
+        return torch.empty((bound["self"].numel(),), dtype=bound["self"].dtype)
+    if packet == "aten::_grouped_mm" and bound["self"].dtype != torch.bfloat16:
+        # Its shape function knows bfloat16 only.
+        cast = bound | {"self": bound["self"].bfloat16(), "mat2": bound["mat2"].bfloat16()}
+        return func(**cast).to(bound["self"].dtype)
+    return _called(func, bound)
+
+
+def _strides(tensor: Any) -> tuple[Any, ...]:
+    """Return where the elements lie, whatever the strides of axes with one position."""
+    steps = tuple(step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size != 1)
+    return tuple(tensor.shape), steps, tensor.storage_offset()
+
+
+def _is_mask(torch: Any, index: Any) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+def _as_indices(torch: Any, index: Any) -> list[Any]:
+    if not _is_mask(torch, index):
+        return [index]
+    return [torch.empty((index.numel(),), dtype=torch.int64) for _ in range(index.dim())]
+
+
+def _called(func: Any, bound: dict[str, Any]) -> Any:
+    arguments = func._schema.arguments
+    args = [bound[a.name] for a in arguments if not a.kwarg_only]
+    return func(*args, **{a.name: bound[a.name] for a in arguments if a.kwarg_only})
+
+
+def tensors_in(torch: Any, item: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of a model's outputs with the places they lie at, through containers and objects.
+
+    Key/value caches of transformers are left out: they are the model's own state, for nobody but the model itself.
+    """
+    if isinstance(item, torch.Tensor):
+        yield where, item
+    elif isinstance(item, Mapping):
+        for key, value in item.items():
+            yield from tensors_in(torch, value, f"{where}[{key!r}]")
+    elif isinstance(item, list | tuple | set | frozenset):
+        for i, value in enumerate(item):
+            yield from tensors_in(torch, value, f"{where}[{i}]")
+    elif any(cls.__module__ == "transformers.cache_utils" for cls in type(item).__mro__):
+        return
+    elif dataclasses.is_dataclass(item) or hasattr(item, "__dict__"):
+        for key, value in vars(item).items():
+            yield from tensors_in(torch, value, f"{where}.{key}")
+
+
+def _tensors(torch: Any, out: Any) -> list[Any]:
+    if isinstance(out, torch.Tensor):
+        return [out]
+    if isinstance(out, list | tuple):
+        return [tensor for item in out for tensor in _tensors(torch, item)]
+    return []
+
+
+@contextlib.contextmanager
+def _module_names(torch: Any, model: Any, recorder: _Recorder) -> Iterator[None]:
+    """Let the recorder know which module runs."""
+    hooks = torch.nn.modules.module
+    names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
+
+    def enter(module: Any, _args: Any) -> None:
+        if id(module) in names:
+            recorder.modules.append(names[id(module)])
+
+    def leave(module: Any, _args: Any, _out: Any) -> None:
+        if id(module) in names:
+            recorder.modules.pop()
+
+    handles = [
+        hooks.register_module_forward_pre_hook(enter),
+        hooks.register_module_forward_hook(leave),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Run in evaluation mode, and put back what the forward pass leaves on the modules: attributes, caches in them."""
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    held = [value for _, saved in attributes for value in saved.values()]
+    dicts = [(value, dict(value)) for value in held if type(value) in (dict, OrderedDict)]
+    lists = [(value, list(value)) for value in held if type(value) is list]
+    try:
+        model.eval()
+        yield
+    finally:
+        for now, saved in (*dicts, *attributes):
+            now.clear()
+            now.update(saved)
+        for items, before in lists:
+            items[:] = before
+
+
+@contextlib.contextmanager
+def _plain_operators(torch: Any, model: Any) -> Iterator[None]:
+    """Have attention, encoder layers and experts come apart into operators that have rules."""
+    attention = require("torch.nn.attention", "torch")
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with attention.sdpa_kernel(attention.SDPBackend.MATH), _experts_looked_up(model):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _experts_looked_up(model: Any) -> Iterator[None]:
+    """Have transformers look up every token's own experts, instead of sorting tokens by expert: the sum is the same."""
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found if hasattr(config, "_experts_implementation")}
+    before = [(config, config._experts_implementation) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._experts_implementation = "batched_mm"
+        yield
+    finally:
+        for config, implementation in before:
+            config._experts_implementation = implementation
+
+
+def _overlapping(tensors: Mapping[str, Any]) -> list[str]:
+    """Return the names of tensors that share memory with others without being the same view of it."""
+    spans = []
+    for name, tensor in tensors.items():
+        start = tensor.data_ptr() if tensor.device.type != "meta" else 0
+        if start and tensor.numel():
+            reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+            spans.append((start, start + reach * tensor.element_size(), name, memory_key(tensor)))
+    spans.sort(key=lambda span: span[:2])
+    found: dict[str, None] = {}
+    for i, (_, stop, name, key) in enumerate(spans):
+        for start, _, other, other_key in spans[i + 1 :]:
+            if start >= stop:
+                break
+            if key != other_key:
+                found |= {name: None, other: None}
+    return list(found)

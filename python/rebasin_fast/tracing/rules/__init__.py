@@ -1,0 +1,16 @@
+"""The rules, a file per family of operators; importing this enters all of them."""
+
+from . import contraction, creation, elementwise, indexing, joining, normalization, pooling, recurrent, reduction, views
+
+__all__ = [
+    "contraction",
+    "creation",
+    "elementwise",
+    "indexing",
+    "joining",
+    "normalization",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "views",
+]
