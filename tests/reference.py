@@ -89,3 +89,15 @@ def weight_matching(
         if not gained:
             break
     return perm
+
+
+def activation_matching(tensors: list[tuple[np.ndarray, np.ndarray]], correlation: bool = False) -> np.ndarray:
+    """Section 3.1 of the same paper, with all activations at hand: pairs of (units, samples) of A and of B.
+
+    Least sum of squared distances between matched units; or largest sum of Pearson's correlations.
+    """
+    if correlation:
+        n = len(tensors[0][0])
+        return linear_sum_assignment(sum(np.corrcoef(a, b)[:n, n:] for a, b in tensors), maximize=True)[1]
+    distances = sum(((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2) for a, b in tensors)
+    return linear_sum_assignment(distances)[1]

@@ -2,6 +2,7 @@
 
 from rebasin_fast import cuda
 from rebasin_fast._version import __version__
+from rebasin_fast.activation_matching import ActivationMatching, activation_matching
 from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
 from rebasin_fast.batch import AssignmentBatch, solve_assignment_batch
 from rebasin_fast.evaluate import BarrierResult, Evaluation, barrier, evaluate
@@ -24,6 +25,7 @@ from rebasin_fast.permute import (
     validate_permutation,
 )
 from rebasin_fast.scipy_patch import scipy_patched
+from rebasin_fast.sites import ActivationSite, activation_sites
 from rebasin_fast.spec import Axis, Member, PermutationSpec
 from rebasin_fast.symmetries import count_symmetries
 from rebasin_fast.verify import Verification, verify_assignment
@@ -58,6 +60,10 @@ __all__ = [  # in the order of the data flow
     "weight_matching",
     "WeightMatching",
     "WeightMatchingStats",
+    "activation_matching",
+    "ActivationMatching",
+    "activation_sites",
+    "ActivationSite",
     "interpolate",
     "evaluate",
     "Evaluation",

@@ -1,0 +1,64 @@
+"""The ranks of a `torch.distributed` process group, or this process alone."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from rebasin_fast._extras import require
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """What the methods need of a process group.
+
+    Parameters
+    ----------
+    process_group : torch.distributed.ProcessGroup or None
+        Such as ``torch.distributed.group.WORLD``; None for this process alone, which then needs no torch.
+
+    Attributes
+    ----------
+    rank, size : int
+        This process's number within the group, and how many processes there are.
+
+    Raises
+    ------
+    TypeError
+        If `process_group` is no process group.
+    ValueError
+        If this process does not belong to it.
+    """
+
+    def __init__(self, process_group: Any = None) -> None:
+        self._group = process_group
+        self.rank, self.size = 0, 1
+        if process_group is None:
+            return
+        distributed = require("torch.distributed", "torch")
+        if process_group is distributed.GroupMember.NON_GROUP_MEMBER:
+            raise ValueError("process_group does not hold this process; expected a group that does")
+        if not isinstance(process_group, distributed.ProcessGroup):
+            raise TypeError(
+                f"process_group is of type {type(process_group).__name__}; expected a torch.distributed.ProcessGroup"
+            )
+        self.rank, self.size = distributed.get_rank(process_group), distributed.get_world_size(process_group)
+
+    def add_up(self, tensor: Any) -> Any:
+        """Return the sum of every rank's `tensor`, which is overwritten."""
+        if self._group is not None:
+            require("torch.distributed", "torch").all_reduce(tensor, group=self._group)
+        return tensor
+
+    def overwrite(self, tensor: Any, source: int) -> None:
+        """Overwrite `tensor` on every rank by that of rank `source`."""
+        if self._group is not None:
+            require("torch.distributed", "torch").broadcast(tensor, group=self._group, group_src=source)
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in their order; anything that can be pickled."""
+        if self._group is None:
+            return [value]
+        found: list[Any] = [None] * self.size
+        require("torch.distributed", "torch").all_gather_object(found, value, group=self._group)
+        return found
