@@ -101,3 +101,32 @@ def activation_matching(tensors: list[tuple[np.ndarray, np.ndarray]], correlatio
         return linear_sum_assignment(sum(np.corrcoef(a, b)[:n, n:] for a, b in tensors), maximize=True)[1]
     distances = sum(((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2) for a, b in tensors)
     return linear_sum_assignment(distances)[1]
+
+
+def merge_many(
+    spec: PermutationSpec, models: list[Arrays], seed: int, max_sweeps: int = 100
+) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """Algorithm 3 of the same paper: the mean of the others anew for every model, which is then itself permuted."""
+    models = [dict(model) for model in models]
+    total = [{group: np.arange(size) for group, size in spec.group_sizes(models[0]).items()} for _ in models]
+    rng = np.random.default_rng(seed)
+    for _ in range(max_sweeps):
+        gained = False
+        for i in rng.permutation(len(models)):
+            others = [model for j, model in enumerate(models) if j != i]
+            mean = {name: sum(model[name] for model in others) / len(others) for name in models[i]}
+            perm = weight_matching(spec, mean, models[i], seed=int(rng.integers(2**31)))
+            if any((index != np.arange(len(index))).any() for index in perm.values()):
+                gained = True
+                models[i] = {name: permuted(spec, perm, name, array) for name, array in models[i].items()}
+                total[i] = {group: index[perm[group]] for group, index in total[i].items()}
+        if not gained:
+            break
+    return {name: sum(model[name] for model in models) / len(models) for name in models[0]}, total
+
+
+def mean_squared_distance(spec: PermutationSpec, models: list[Arrays]) -> float:
+    """Mean over the models of their squared distance from the mean of all, over the matched parameters."""
+    mean = {name: sum(model[name] for model in models) / len(models) for name in models[0]}
+    matched = [name for name in mean if spec.matched(name)]
+    return sum(float(((model[name] - mean[name]) ** 2).sum()) for model in models for name in matched) / len(models)

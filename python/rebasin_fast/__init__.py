@@ -15,6 +15,7 @@ from rebasin_fast.lap import (
     linear_sum_assignment,
     solve_assignment,
 )
+from rebasin_fast.merge_many import MergeMany, merge_many
 from rebasin_fast.permute import (
     Permutation,
     apply_permutation,
@@ -64,6 +65,8 @@ __all__ = [  # in the order of the data flow
     "ActivationMatching",
     "activation_sites",
     "ActivationSite",
+    "merge_many",
+    "MergeMany",
     "interpolate",
     "evaluate",
     "Evaluation",

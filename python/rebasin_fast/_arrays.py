@@ -87,6 +87,36 @@ def to_compute(a: Array, b: Array) -> tuple[Array, Array]:
     return np.asarray(a, dtype=numpy_dtype), np.asarray(b, dtype=numpy_dtype)
 
 
+def widened(array: Array, *, double: bool = False) -> Array:
+    """Return a copy in float64 if `array` is float64 or `double` is set, else in float32."""
+    torch = torch_of(array)
+    if torch is not None:
+        wide = torch.float64 if double or array.dtype == torch.float64 else torch.float32
+        return array.detach().to(wide, copy=True)
+    return np.array(array, dtype=np.float64 if double or array.dtype == np.float64 else np.float32)
+
+
+def zeros_like(array: Array) -> Array:
+    """Return zeros of the shape, dtype and device of `array`, which share the memory of a single one."""
+    if torch_of(array) is not None:
+        return array.detach().new_zeros(()).expand(array.shape)
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
+
+def same(a: Array, b: Array) -> bool:
+    """Say whether two arrays of one library are the same object, or have the same shape, dtype and elements."""
+    if a is b:
+        return True
+    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+        return False
+    return bool((a == b).all())
+
+
+def cast(array: Array, like: Array) -> Array:
+    """Return `array` in the dtype of `like` (numpy turns results without dimensions into scalars: back to arrays)."""
+    return np.asarray(array, dtype=like.dtype) if torch_of(like) is None else array.to(like.dtype)
+
+
 def to_numpy(array: Array) -> npt.NDArray[Any]:
     """Return `array` as numpy, sharing memory where that is possible (a CPU tensor of a dtype numpy knows)."""
     torch = torch_of(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rebasin_fast._extras import require
@@ -53,7 +54,7 @@ class Ranks:
     def overwrite(self, tensor: Any, source: int) -> None:
         """Overwrite `tensor` on every rank by that of rank `source`."""
         if self._group is not None:
-            require("torch.distributed", "torch").broadcast(tensor, group=self._group, group_src=source)
+            require("torch.distributed", "torch").broadcast(tensor, self._global(source), group=self._group)
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all ranks, in their order; anything that can be pickled."""
@@ -62,3 +63,27 @@ class Ranks:
         found: list[Any] = [None] * self.size
         require("torch.distributed", "torch").all_gather_object(found, value, group=self._group)
         return found
+
+    def on(self, owner: int, work: Callable[[], T]) -> T:
+        """Do `work` on rank `owner` alone, and return there and on all others what came of it.
+
+        An exception is raised on all ranks, as none of them could go on alone.
+        """
+        if self._group is None:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.rank == owner:
+            try:
+                outcome[0] = work()
+            except Exception as error:
+                outcome[1] = error
+        distributed = require("torch.distributed", "torch")
+        distributed.broadcast_object_list(outcome, self._global(owner), group=self._group)
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: T = outcome[0]
+        return result
+
+    def _global(self, rank: int) -> int:
+        number: int = require("torch.distributed", "torch").get_global_rank(self._group, rank)
+        return number
