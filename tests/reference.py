@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import permutations
 
 import numpy as np
@@ -130,3 +130,29 @@ def mean_squared_distance(spec: PermutationSpec, models: list[Arrays]) -> float:
     mean = {name: sum(model[name] for model in models) / len(models) for name in models[0]}
     matched = [name for name in mean if spec.matched(name)]
     return sum(float(((model[name] - mean[name]) ** 2).sum()) for model in models for name in matched) / len(models)
+
+
+def straight_through(
+    spec: PermutationSpec,
+    a: Arrays,
+    b: Arrays,
+    gradient: Callable[[Arrays, int], tuple[float, Arrays]],
+    steps: int,
+    lr: float,
+    momentum: float,
+) -> tuple[list[float], list[dict[str, np.ndarray]]]:
+    """Section 3.3 of that paper: losses and permutations. `gradient` gives loss and gradient at a point and step."""
+    free, speed = dict(a), {name: np.zeros_like(array) for name, array in a.items()}
+    total = {group: np.arange(size) for group, size in spec.group_sizes(a).items()}
+    losses, permutations = [], []
+    for step in range(steps):
+        projected = {name: permuted(spec, total, name, array) for name, array in b.items()}
+        perm = weight_matching(spec, free, projected, seed=step)
+        total = {group: index[perm[group]] for group, index in total.items()}
+        projected = {name: permuted(spec, total, name, array) for name, array in b.items()}
+        loss, slope = gradient({name: (a[name] + projected[name]) / 2 for name in a}, step)
+        speed = {name: momentum * speed[name] + slope[name] / 2 for name in a}
+        free = {name: free[name] - lr * speed[name] for name in a}
+        losses.append(loss)
+        permutations.append(total)
+    return losses, permutations

@@ -28,6 +28,7 @@ from rebasin_fast.permute import (
 from rebasin_fast.scipy_patch import scipy_patched
 from rebasin_fast.sites import ActivationSite, activation_sites
 from rebasin_fast.spec import Axis, Member, PermutationSpec
+from rebasin_fast.straight_through import StraightThrough, StraightThroughStats, straight_through
 from rebasin_fast.symmetries import count_symmetries
 from rebasin_fast.verify import Verification, verify_assignment
 from rebasin_fast.weight_matching import WeightMatching, WeightMatchingStats, weight_matching
@@ -65,6 +66,9 @@ __all__ = [  # in the order of the data flow
     "ActivationMatching",
     "activation_sites",
     "ActivationSite",
+    "straight_through",
+    "StraightThrough",
+    "StraightThroughStats",
     "merge_many",
     "MergeMany",
     "interpolate",

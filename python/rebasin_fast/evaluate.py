@@ -130,15 +130,15 @@ def evaluate(
     """
     torch = require("torch", "torch")
     state = state_for(model, params)
-    measure = _cross_entropy if loss is None else loss
+    measure = cross_entropy if loss is None else loss
     total = len(batches) if isinstance(batches, Sized) else 0
     loss_sum, correct, count = 0.0, 0.0, 0
     with in_mode(model, training=False), torch.no_grad():
         for done, batch in enumerate(batches):
-            inputs, targets = _pair(batch, done)
+            inputs, targets = pair_of(batch, done)
             if len(targets):
                 outputs = call(model, state, inputs)
-                loss_sum += _one_number(measure(outputs, targets)) * len(targets)
+                loss_sum += one_number(measure(outputs, targets)) * len(targets)
                 correct += _count_correct(outputs, targets)
                 count += len(targets)
             if progress is not None:
@@ -243,7 +243,7 @@ def _positions(lambdas: object) -> FloatArray:
     return np.union1d(np.array([0.0, 1.0]), positions.astype(np.float64))
 
 
-def _pair(batch: object, number: int) -> tuple[Any, torch.Tensor]:
+def pair_of(batch: object, number: int) -> tuple[Any, torch.Tensor]:
     """Return the (inputs, targets) of batch `number`, checked."""
     if not isinstance(batch, (tuple, list)):
         raise TypeError(f"batch {number} is a {type(batch).__name__}; expected a pair (inputs, targets)")
@@ -258,7 +258,8 @@ def _pair(batch: object, number: int) -> tuple[Any, torch.Tensor]:
     return inputs, targets
 
 
-def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    """Return the mean cross-entropy of logits, in float32 or wider."""
     torch = require("torch", "torch")
     if not isinstance(outputs, torch.Tensor):
         found = type(outputs).__name__
@@ -268,11 +269,12 @@ def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
     return torch.nn.functional.cross_entropy(outputs, targets)
 
 
-def _one_number(loss: Any) -> float:
+def one_number(loss: Any) -> float:
+    """Return the one number a loss holds; raise a ValueError if it holds more."""
     shape = tuple(getattr(loss, "shape", ()))
     if math.prod(shape) != 1:
         raise ValueError(f"loss returned a tensor of shape {shape}; expected one number, the batch's mean")
-    return float(loss)
+    return float(loss.detach() if hasattr(loss, "detach") else loss)
 
 
 def _count_correct(outputs: Any, targets: torch.Tensor) -> float:

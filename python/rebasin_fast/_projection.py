@@ -1,0 +1,139 @@
+"""The projection of the straight-through estimator: B's nearest permutation to a point that moves little each time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rebasin_fast._arrays import Array, IndexArray, Parameters, is_floating, take, to_numpy, unfold, widened
+from rebasin_fast.lap import solve_assignment
+from rebasin_fast.permute import entries_of_units, permuted
+from rebasin_fast.spec import Member, PermutationSpec
+
+_RTOL = 1e-7
+"""As in weight matching: a gain below this part of the sum it is made of is rounding."""
+
+
+class Projection:
+    """Finds argmax over pi of <target, pi(B)>, from the permutation it found last, for one target after the other.
+
+    Coordinate descent, as in weight matching, for targets of which each is near the one before. B is kept permuted as
+    last found, so that nothing is gathered while nothing moves; costs are in its coordinates, where the identity is
+    the permutation to improve on. Where few units move, costs that were made before are corrected by those alone.
+
+    Parameters
+    ----------
+    spec : PermutationSpec
+        Which axes of which parameters move together.
+    params_b : mapping of str to array
+        B's parameters, checked to fit `spec`. Copied.
+    permutation : mapping of str to int64 array
+        Where to begin.
+    seed : int
+        Order of the visits.
+
+    Attributes
+    ----------
+    permutation : dict of str to int64 array
+        The permutation found last; its arrays are replaced, never changed.
+    permuted : dict of str to array
+        B's floating-point parameters so permuted, in float32 or float64.
+    """
+
+    def __init__(
+        self, spec: PermutationSpec, params_b: Parameters, permutation: Mapping[str, IndexArray], seed: int
+    ) -> None:
+        self.permutation = {group: np.array(permutation[group], dtype=np.int64) for group in spec.groups}
+        self.permuted: dict[str, Array] = {
+            param: widened(permuted(spec, self.permutation, param, array))
+            for param, array in params_b.items()
+            if is_floating(array)
+        }
+        self._spec = spec
+        self._members = {
+            group: [member for member in members if spec.matched(member.param) and member.param in self.permuted]
+            for group, members in spec.groups.items()
+        }
+        self._duals: dict[str, Any] = {}
+        self._rng = np.random.default_rng(seed)
+
+    def project(self, target: Mapping[str, Array]) -> bool:
+        """Bring `permutation` and `permuted` to the projection of `target`; say whether anything moved.
+
+        `target` holds arrays like those of `permuted` (of the same dtype) for the matched parameters.
+        """
+        groups = list(self._spec.groups)
+        costs: dict[str, Array] = {}
+        dirty, moved = set(groups), False
+        while dirty:
+            for k in self._rng.permutation(len(groups)):
+                group = groups[k]
+                if group in dirty and self._members[group]:
+                    if group not in costs:
+                        costs[group] = self._cost(group, target)
+                    order = self._improved(group, to_numpy(costs[group]))
+                    if order is not None:
+                        dirty |= self._move(group, order, target, costs)
+                        moved = True
+                dirty.discard(group)
+        return moved
+
+    def _cost(self, group: str, target: Mapping[str, Array]) -> Array:
+        size = len(self.permutation[group])
+        total: Any = None
+        for member in self._members[group]:
+            rows_a, rows_b = (unfold(params[member.param], member.axis, size) for params in (target, self.permuted))
+            total = rows_a @ rows_b.T if total is None else total.addmm_(rows_a, rows_b.T)
+        return total
+
+    def _improved(self, group: str, similarity: Any) -> IndexArray | None:
+        """Return the best assignment of a similarity matrix, or None where the diagonal is as good.
+
+        The prices of the units of B at which the last one was solved are nearly right for this one.
+        """
+        found = solve_assignment(similarity, maximize=True, duals=self._duals.get(group))
+        gained = similarity[found.row_ind, found.col_ind].astype(np.float64)
+        gain = float(gained.sum() - np.trace(similarity, dtype=np.float64))
+        if gain <= _RTOL * float(np.abs(gained).sum()):
+            self._duals[group] = found.col_duals
+            return None
+        self._duals[group] = found.col_duals[found.col_ind]  # B's units will be reordered, and their prices with them
+        return found.col_ind
+
+    def _move(self, group: str, order: IndexArray, target: Mapping[str, Array], costs: dict[str, Array]) -> set[str]:
+        """Reorder B along `group`, correct the costs at hand, and return the groups whose costs have changed."""
+        self.permutation[group] = self.permutation[group][order]
+        units = np.flatnonzero(order != np.arange(len(order)))
+        costs[group] = take(costs[group], order, 1)
+        touched: set[str] = set()
+        for member in self._spec.groups[group]:
+            if member.param not in self.permuted:
+                continue
+            old = self.permuted[member.param]
+            self.permuted[member.param] = take(old, entries_of_units(order, member.block), member.axis)
+            if self._spec.matched(member.param):
+                touched |= self._correct(member, units, old, target, costs)
+        for other in touched:
+            if 2 * len(units) > len(order):  # anew is cheaper then, and free of rounding
+                costs.pop(other, None)
+        return touched
+
+    def _correct(
+        self, member: Member, units: IndexArray, old: Array, target: Mapping[str, Array], costs: dict[str, Array]
+    ) -> set[str]:
+        """Correct the costs of the groups on the other axes of a parameter for `units` that moved on one; name them."""
+        axes = self._spec.axes[member.param]
+        others = {axis.group: i for i, axis in enumerate(axes) if axis is not None and i != member.axis}
+        few = 2 * len(units) <= old.shape[member.axis] // member.block
+        if few and any(other in costs for other in others):
+            entries = entries_of_units(units, member.block)
+            part, now, before = (
+                take(array, entries, member.axis) for array in (target[member.param], self.permuted[member.param], old)
+            )
+            for other, i in others.items():
+                if other in costs:
+                    size = len(self.permutation[other])
+                    costs[other] = costs[other] + unfold(part, i, size) @ unfold(now - before, i, size).T
+        return set(others)
