@@ -156,3 +156,27 @@ def straight_through(
         losses.append(loss)
         permutations.append(total)
     return losses, permutations
+
+
+def repair_mlp(
+    endpoints: list[Arrays], merged: Arrays, x: np.ndarray, depth: int, shares: list[float]
+) -> dict[str, np.ndarray]:
+    """REPAIR (Jordan et al. 2023, arXiv:2211.08403) of dense layers layer0, ... but the last, layer by layer."""
+
+    def forward(params: Arrays, layer: int) -> np.ndarray:
+        h = x
+        for k in range(layer + 1):
+            h = (np.maximum(h, 0) if k else h) @ params[f"layer{k}.weight"].T + params[f"layer{k}.bias"]
+        return h
+
+    repaired = dict(merged)
+    for layer in range(depth - 1):
+        seen = [forward(params, layer) for params in endpoints]
+        mean = sum(share * z.mean(axis=0) for share, z in zip(shares, seen, strict=True))
+        spread = sum(share * z.std(axis=0) for share, z in zip(shares, seen, strict=True))
+        z = forward(repaired, layer)
+        scale = spread / z.std(axis=0)
+        weight, bias = f"layer{layer}.weight", f"layer{layer}.bias"
+        repaired[weight] = repaired[weight] * scale[:, None]
+        repaired[bias] = (repaired[bias] - z.mean(axis=0)) * scale + mean
+    return repaired

@@ -5,6 +5,15 @@ from rebasin_fast._version import __version__
 from rebasin_fast.activation_matching import ActivationMatching, activation_matching
 from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
 from rebasin_fast.batch import AssignmentBatch, solve_assignment_batch
+from rebasin_fast.batch_norm import repair, reset_batch_norm
+from rebasin_fast.calibration import (
+    Predictions,
+    Reliability,
+    ensemble,
+    expected_calibration_error,
+    predict,
+    reliability_diagram,
+)
 from rebasin_fast.evaluate import BarrierResult, Evaluation, barrier, evaluate
 from rebasin_fast.factored import solve_assignment_factored
 from rebasin_fast.interpolate import interpolate
@@ -72,10 +81,18 @@ __all__ = [  # in the order of the data flow
     "merge_many",
     "MergeMany",
     "interpolate",
+    "reset_batch_norm",
+    "repair",
     "evaluate",
     "Evaluation",
     "barrier",
     "BarrierResult",
+    "predict",
+    "ensemble",
+    "Predictions",
+    "reliability_diagram",
+    "expected_calibration_error",
+    "Reliability",
     "build_info",
     "cuda",
     "__version__",

@@ -60,6 +60,16 @@ def copy(array: Array) -> Array:
     return array.detach().clone() if torch_of(array) is not None else np.array(array)
 
 
+def copy_all(params: Parameters) -> dict[str, Array]:
+    """Return copies of all arrays as `copy` makes them; names that were one array are one again."""
+    done: dict[tuple[Any, ...], tuple[Array, Array]] = {}
+    copies: dict[str, Array] = {}
+    for name, array in params.items():
+        # The original is kept, too: a mapping that loads its arrays one by one may reuse freed memory.
+        copies[name] = done.setdefault(memory_key(array), (array, copy(array)))[1]
+    return copies
+
+
 def memory_key(array: Array) -> tuple[Any, ...]:
     """Return a key that arrays share exactly while they are alive and the same view of the same memory."""
     view: tuple[Any, ...]

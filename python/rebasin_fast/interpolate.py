@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -41,7 +41,8 @@ def interpolate(params_a: Parameters, params_b: Parameters, lam: float, *, metho
     dict of str to array
         New arrays with the names, order, dtypes and devices of `params_a`. Floating-point arrays narrower than float32
         are computed in float32 and rounded once. Arrays that are not floating-point (such as ``num_batches_tracked``)
-        are copies of those in `params_a` at any `lam`. Tensors carry no gradient.
+        are copies of those in `params_a` at any `lam`. Names that are one tensor in both are one again. Tensors carry
+        no gradient.
 
     Raises
     ------
@@ -69,7 +70,15 @@ def interpolate(params_a: Parameters, params_b: Parameters, lam: float, *, metho
         raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, _METHODS))}")
     position = _position(lam, method)
     check_same_layout(params_a, params_b)
-    return {name: _between(name, array, params_b[name], position, weights) for name, array in params_a.items()}
+    mixed: dict[str, Array] = {}
+    done: dict[tuple[Any, ...], tuple[Array, Array, Array]] = {}  # the inputs stay alive beside what was made of them
+    for name, a in params_a.items():
+        b = params_b[name]
+        key = _arrays.memory_key(a), _arrays.memory_key(b)
+        if key not in done:
+            done[key] = a, b, _between(name, a, b, position, weights)
+        mixed[name] = done[key][2]
+    return mixed
 
 
 def check_same_layout(
