@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rebasin_fast._extras import require
@@ -55,6 +55,21 @@ class Ranks:
         """Overwrite `tensor` on every rank by that of rank `source`."""
         if self._group is not None:
             require("torch.distributed", "torch").broadcast(tensor, self._global(source), group=self._group)
+
+    def joined(self, tensors: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return tensors to send, one a dtype, and copies of `tensors` as views of them; alone, just `tensors`."""
+        if self._group is None:
+            return [], dict(tensors)
+        torch = require("torch", "torch")
+        sent: list[Any] = []
+        views: dict[str, Any] = {}
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
+            named = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
+            flat = torch.cat([tensor.reshape(-1) for tensor in named.values()])
+            parts = flat.split([tensor.numel() for tensor in named.values()])
+            views |= {name: part.view(tensor.shape) for (name, tensor), part in zip(named.items(), parts, strict=True)}
+            sent.append(flat)
+        return sent, {name: views[name] for name in tensors}
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all ranks, in their order; anything that can be pickled."""

@@ -21,6 +21,7 @@ from rebasin_fast._arrays import (
     is_floating,
     memory_key,
     same,
+    torch_of,
     widened,
     zeros_like,
 )
@@ -164,10 +165,11 @@ class _Merge:
 
     def __post_init__(self) -> None:
         count = len(self.models)
-        self._form = self.ranks.on(0, lambda: _Form.of(self.spec, self._read(0)))
+        self._form = self.ranks.on(0, lambda: _Form.of(self.spec, self._read(0), spread=self.ranks.size > 1))
         if 0 < self.ranks.rank < count:  # every rank may have a device of its own
             self._form = self._form.beside(self._read(self.ranks.rank))
         self._sum: dict[str, Array] = {}
+        self._sent: list[Array] = []
         self._squares = 0.0
         # The visits at which a model last moved, and last had nothing more to gain.
         self._visit, self._moved, self._settled = 0, [0] * count, [-1] * count
@@ -181,6 +183,8 @@ class _Merge:
         incremental = isinstance(init, str) and init == "incremental"
         order = self.rng.permutation(count).tolist() if incremental else list(range(count))
         self._sum = self._zeros(double=False)
+        # Views of one tensor, to be sent as one.
+        self._sent, self._sum = self.ranks.joined(self._sum)
         for done, i in enumerate(order, start=1):
             match = incremental and done > 1
             seed = self._seed() if match else 0
@@ -214,6 +218,7 @@ class _Merge:
     def mean(self) -> dict[str, Array]:
         """Return the mean of the permuted models, summed anew in float64."""
         self._sum.clear()
+        self._sent.clear()
         total = self._zeros(double=True)
         for i in range(self.ranks.rank, len(self.models), self.ranks.size):
             model = self._read(i)
@@ -273,8 +278,8 @@ class _Merge:
         result, self.permutations[i], self.solved = self.ranks.on(
             owner, lambda: (work(), self.permutations[i], self.solved)
         )
-        for total in self._sum.values():
-            self.ranks.overwrite(total, owner)
+        for tensor in self._sent:
+            self.ranks.overwrite(tensor, owner)
         return result
 
     def _read(self, i: int) -> Parameters:
@@ -310,8 +315,11 @@ class _Form:
     sizes: dict[str, int]
 
     @classmethod
-    def of(cls, spec: PermutationSpec, model: Parameters) -> _Form:
+    def of(cls, spec: PermutationSpec, model: Parameters, *, spread: bool) -> _Form:
         spec.validate(model, "models[0]")
+        for name, array in model.items():
+            if spread and torch_of(array) is None:
+                raise TypeError(f"models[0][{name!r}] is a numpy array; with a process_group expected torch tensors")
         first: dict[tuple[Any, ...], str] = {}
         tied = {name: first.setdefault((memory_key(array), spec.axes[name]), name) for name, array in model.items()}
         arrays = {name: zeros_like(array) if is_floating(array) else copy(array) for name, array in model.items()}
