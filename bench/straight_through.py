@@ -5,9 +5,9 @@ Usage:
 
 Two networks are trained apart, on MNIST if --data says where it lies, else on ten noisy patterns. Then the estimator
 runs with two optimisers: SGD as in the paper, under which hardly a unit moves from one step to the next, and Adam,
-under which many do. Every 20th projection is checked: `weight_matching` from it must find nothing to gain. For comparison
-the same projections are made by `weight_matching` from the permutation before. Figures are medians over the steps but
-the first, in one process with one thread; needs torch.
+under which many do. Every 20th projection is checked, `weight_matching` from it must find nothing to gain, and for
+comparison made by `weight_matching` from the permutation before. Figures are medians over the steps but the first, in
+one process with one thread; needs torch.
 """
 
 from __future__ import annotations
