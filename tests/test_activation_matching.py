@@ -72,7 +72,7 @@ def activations(model, params, x, names):
 def test_agrees_with_the_slow_twin(network, similarity):
     spec, model, shape = network
     a, b, x = state(model, 1), state(model, 2), inputs(shape)
-    found = activation_matching(spec, model, a, b, x.split(10), similarity=similarity)
+    found = activation_matching(spec, model, a, b, x.split(10), sites="input", similarity=similarity)
     names = [site.module for site in activation_sites(spec, model)]
     seen_a, seen_b = (activations(model, params, x, names) for params in (a, b))
     for group, sites in found.sites.items():
@@ -92,8 +92,28 @@ def test_agrees_with_the_slow_twin(network, similarity):
         assert found.samples[group] == sum(za.shape[1] for za, _ in tensors)
 
 
+def test_both_sides_are_summed():
+    spec, build, shape = NETWORKS["mlp"]
+    model = build().double()
+    a, b, x = state(model, 1), state(model, 2), inputs(shape, 60)
+    found = activation_matching(spec, model, a, b, [x])
+    assert [site.side for site in found.sites["P_0"]] == ["input", "output"]
+    assert found.samples["P_0"] == 120
+    seen = [activations(model, params, x, ["layer1", "layer2"]) for params in (a, b)]
+    for group, name, writer in (("P_0", "layer1", "layer0"), ("P_1", "layer2", "layer1")):
+        after = [side[name] for side in seen]
+        before = []
+        for params in (a, b):
+            model.load_state_dict(params)
+            into = x if writer == "layer0" else torch.relu(model.layer0(x))
+            before.append(model.get_submodule(writer)(into).detach().numpy().T)
+        assert all(z.std(axis=1).all() for z in after)
+        want = reference.activation_matching([tuple(after), tuple(before)], correlation=True)
+        assert np.array_equal(found.permutation[group], want)
+
+
 @pytest.mark.parametrize("similarity", ["inner", "correlation"])
-@pytest.mark.parametrize("sites", ["input", "output"])
+@pytest.mark.parametrize("sites", ["input", "output", "both"])
 def test_planted_permutation_is_recovered(network, similarity, sites):
     spec, model, shape = network
     a, x = state(model, 3), inputs(shape)
@@ -101,7 +121,7 @@ def test_planted_permutation_is_recovered(network, similarity, sites):
     b = apply_permutation(spec, planted, a)
     found = activation_matching(spec, model, a, b, [x], sites=sites, similarity=similarity)
     aligned = apply_permutation(spec, found.permutation, b)
-    if sites == "output":  # before the nonlinearity no unit is dead
+    if sites != "input":  # before the nonlinearity no unit is dead
         assert same(found.permutation, invert(planted))
     # Dead units cannot be told apart, and need not be: the samples do not tell the networks apart either.
     for name, before in activations(model, a, x, [s.module for s in activation_sites(spec, model)]).items():
@@ -187,7 +207,7 @@ def test_in_place_activations_do_not_spoil_outputs():
     want, got = (activation_matching(spec, m, a, b, [x], sites="output") for m in (plain, in_place))
     assert got.objective == want.objective
     named = activation_matching(spec, plain, a, b, [x], sites={"P_0": ["1"]})
-    assert same(named.permutation, activation_matching(spec, plain, a, b, [x]).permutation)
+    assert same(named.permutation, activation_matching(spec, plain, a, b, [x], sites="input").permutation)
     assert named.sites == {"P_0": (ActivationSite("1", "P_0"),)}
 
 
@@ -249,6 +269,7 @@ def test_bad_input_is_named():
     )
     missing = {name: tensor for name, tensor in b.items() if name != "layer1.bias"}
     for change, error, message in (
+        ({"sites": "everywhere"}, ValueError, "sites is 'everywhere'; expected 'input', 'output', 'both' or"),
         ({"similarity": "cosine"}, ValueError, "similarity is 'cosine'; expected 'inner' or 'correlation'"),
         ({"params_b": missing}, ValueError, r"params_b\['layer1.bias'\] is missing"),
         ({"params_a": a | {"extra": x}}, ValueError, r"params_a\['extra'\] is unknown"),

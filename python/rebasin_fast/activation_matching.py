@@ -53,8 +53,8 @@ def activation_matching(
     params_b: Parameters,
     batches: Iterable[Any],
     *,
-    sites: Sites = "input",
-    similarity: Similarity = "inner",
+    sites: Sites = "both",
+    similarity: Similarity = "correlation",
     process_group: Any = None,
     progress: Progress | None = None,
 ) -> ActivationMatching:
@@ -77,14 +77,14 @@ def activation_matching(
     batches : iterable
         Inputs, or tuples that begin with them, such as (inputs, targets). Read once, on the model's device; the first
         axis of every tensor counts the examples.
-    sites : "input", "output" or mapping, default "input"
-        Where a group's units are looked at. ``"input"`` and ``"output"``: what the next layers read, or what its own
-        layers write, see `activation_sites`; where a group has none of the one kind, the other is taken. Or for every
-        group the names of modules whose output carries it, and `ActivationSite` objects. Several sites of a group are
-        summed.
-    similarity : "inner" or "correlation", default "inner"
-        ``"inner"``: the uncentred inner product, as in the paper. ``"correlation"``: Pearson's, summed over the sites
-        of a group; a unit that never changes has none with any other.
+    sites : "both", "input", "output" or mapping, default "both"
+        Where a group's units are looked at. ``"input"``: what the next layers read, after the nonlinearity;
+        ``"output"``: what its own layers write, before it; see `activation_sites`. Where a group has none of the one
+        kind, the other is taken. Or for every group the names of modules whose output carries it, and `ActivationSite`
+        objects. Several sites of a group are summed.
+    similarity : "correlation" or "inner", default "correlation"
+        ``"correlation"``: Pearson's, summed over the sites of a group; a unit that never changes has none with any
+        other. ``"inner"``: the uncentred inner product; with ``sites="input"`` it is the paper's.
     process_group : torch.distributed.ProcessGroup, optional
         Each rank passes its own share of the batches; all get the permutation that all batches together give, and
         the assignment problems are shared out. None: this process alone.
@@ -96,6 +96,12 @@ def activation_matching(
     -------
     ActivationMatching
         Permutation, objective, sites and numbers of samples.
+
+    Notes
+    -----
+    The batches should show all there is: with the first 10,000 images of a training set sorted by class the barrier
+    was ten times that with 10,000 drawn at random. The defaults are those with the lowest barriers between pairs of
+    MLPs (3 x 512 units) trained on Fashion-MNIST: median 0.011, and 0.023 by the paper's inner product.
 
     Raises
     ------

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 Side: TypeAlias = Literal["input", "output"]
 
-Sites: TypeAlias = "Side | Mapping[str, Sequence[str | ActivationSite]]"
-"""Sites to look for on one side of the modules, or for every group names of modules (their output) and sites."""
+Sites: TypeAlias = "Side | Literal['both'] | Mapping[str, Sequence[str | ActivationSite]]"
+"""Sites to look for on one side of the modules or on both; or for every group sites, and modules by name (their output)."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,11 @@ def sites_by_group(
         If `sites` is not as described, names unknown modules or groups, or leaves a group without a site.
     """
     if isinstance(sites, str):
-        found = activation_sites(spec, model, sites)
-        other = activation_sites(spec, model, "output" if sites == "input" else "input")
-        by_group = {group: _of_group(found, group) or _of_group(other, group) for group in spec.groups}
+        if sites not in ("input", "output", "both"):
+            raise ValueError(f"sites is {sites!r}; expected 'input', 'output', 'both' or a mapping of groups")
+        every = *activation_sites(spec, model, "input"), *activation_sites(spec, model, "output")
+        chosen = [site for site in every if sites in (site.side, "both")]
+        by_group = {group: _of_group(chosen, group) or _of_group(every, group) for group in spec.groups}
     else:
         by_group = _given(spec, sites)
         known = dict(model.named_modules())
@@ -202,7 +204,9 @@ def _of_group(sites: Iterable[ActivationSite], group: str) -> tuple[ActivationSi
 
 def _given(spec: PermutationSpec, sites: Any) -> dict[str, tuple[ActivationSite, ...]]:
     if not isinstance(sites, Mapping):
-        raise TypeError(f"sites is of type {type(sites).__name__}; expected 'input', 'output' or a mapping of groups")
+        raise TypeError(
+            f"sites is of type {type(sites).__name__}; expected 'input', 'output', 'both' or a mapping of groups"
+        )
     unknown = [group for group in sites if group not in spec.groups]
     if unknown:
         raise ValueError(f"sites has the groups {unknown}; expected those of the specification: {list(spec.groups)}")
