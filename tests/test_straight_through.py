@@ -135,7 +135,7 @@ def test_goes_the_way_of_the_slow_twin(seed):
     data = batches(4)
     as_numpy = ({name: tensor.numpy() for name, tensor in params.items()} for params in (a, b))
     losses, permutations = reference.straight_through(SPEC, *as_numpy, gradient_of(model, data), 12, 0.3, 0.9)
-    found = straight_through(SPEC, model, a, b, InOrder(data), epochs=3, optimizer=sgd(0.3, 0.9))
+    found = straight_through(SPEC, model, a, b, InOrder(data), epochs=3, optimizer=sgd(0.3, 0.9), init="identity")
     np.testing.assert_allclose(found.losses, losses, rtol=1e-9)
     best = int(np.argmin(losses))
     assert found.step == best
@@ -159,7 +159,7 @@ def test_planted_permutation_is_recovered():
 def test_permuted_network_computes_the_same_function():
     model = MLP(WIDTHS).double()
     a, b, data = state(model, 1), state(model, 2), batches()
-    found = straight_through(SPEC, model, a, b, data, epochs=3, optimizer=sgd(1.0))
+    found = straight_through(SPEC, model, a, b, data, epochs=5, optimizer=sgd(1.0, 0.9))
     assert found.stats.changes > 0
     x = data[0][0]
     want, got = (
@@ -175,6 +175,14 @@ def digits():
     widths = (64, 32, 32, 10)
     nets = [train(lambda: make_mlp(widths), data, epochs=12, lr=3e-3, seed=seed).model.state_dict() for seed in (0, 1)]
     return widths, nets, data
+
+
+@pytest.mark.parametrize("init", ["identity", "weight_matching", random_permutation(SPEC, 7)])
+def test_starts(init):
+    model = MLP(WIDTHS).double()
+    a, planted = state(model, 1), random_permutation(SPEC, 2)
+    found = straight_through(SPEC, model, a, apply_permutation(SPEC, planted, a), batches(), epochs=1, init=init)
+    assert same(found.permutation, invert(planted))
 
 
 def test_held_out_loss_is_the_least_met_and_no_worse_than_by_weight_matching(digits):

@@ -245,7 +245,7 @@ class _Merge:
         model = self._read(i)
         self._form.check(self.spec, model, f"models[{i}]")
         if match:
-            self._match(i, model, seed)
+            self._match(i, model, seed, afresh=True)
         self._add(i, model, 1)
         wide = (widened(model[name]) for name in self._sum)
         return math.fsum(inner(array, array) for array in wide)
@@ -258,10 +258,11 @@ class _Merge:
         self._add(i, model, 1)
         return settled
 
-    def _match(self, i: int, model: Parameters, seed: int) -> bool:
+    def _match(self, i: int, model: Parameters, seed: int, *, afresh: bool = False) -> bool:
         """Align model `i` to the sum as it stands: the mean of others, times a number that changes nothing."""
         target = {name: self._sum.get(name, array) for name, array in model.items()}
-        found = weight_matching(self.spec, target, model, init=self.permutations[i], seed=seed)
+        start: dict[str, Any] = {} if afresh else {"init": self.permutations[i]}
+        found = weight_matching(self.spec, target, model, seed=seed, **start)
         self.permutations[i] = found.permutation
         self.solved += 1
         return found.converged

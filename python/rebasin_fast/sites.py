@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Side: TypeAlias = Literal["input", "output"]
 
 Sites: TypeAlias = "Side | Literal['both'] | Mapping[str, Sequence[str | ActivationSite]]"
-"""Sites to look for on one side of the modules or on both; or for every group sites, and modules by name (their output)."""
+"""Sites to look for on one side of the modules or on both; or for every group sites, and names of modules (outputs)."""
 
 
 @dataclass(frozen=True)
