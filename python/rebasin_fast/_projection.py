@@ -15,6 +15,9 @@ from rebasin_fast.spec import Member, PermutationSpec
 _RTOL = 1e-7
 """As in weight matching: a gain below this part of the sum it is made of is rounding."""
 
+_MOST_SWEEPS = 100
+"""Two or three are enough; but costs are rounded, and rounding must not go round in circles."""
+
 
 class Projection:
     """Finds argmax over pi of <target, pi(B)>, from the permutation it found last, for one target after the other.
@@ -67,7 +70,9 @@ class Projection:
         groups = list(self._spec.groups)
         costs: dict[str, Array] = {}
         dirty, moved = set(groups), False
-        while dirty:
+        for _ in range(_MOST_SWEEPS):
+            if not dirty:
+                break
             for k in self._rng.permutation(len(groups)):
                 group = groups[k]
                 if group in dirty and self._members[group]:
