@@ -45,6 +45,10 @@ def test_from_end_to_end(small, tmp_path, capsys):
 def test_a_projection_that_is_none_stops_it(small, monkeypatch):
     from rebasin_fast._projection import Projection
 
-    monkeypatch.setattr(Projection, "project", lambda _self, _target: False)
+    def wrong(projection, _target):
+        projection.permutation = {group: index[::-1].copy() for group, index in projection.permutation.items()}
+        return True
+
+    monkeypatch.setattr(Projection, "project", wrong)
     with pytest.raises(RuntimeError, match="projection 1 is no local optimum"):
         bench.main(["--epochs", "1"])
