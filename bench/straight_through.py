@@ -145,8 +145,10 @@ def main(arguments: list[str] | None = None) -> None:
     params = [network.state_dict() for network in networks]
     about = environment(torch=torch.__version__, dataset=dataset.name, widths=WIDTHS, batch=BATCH)
     rows = [
-        measure("sgd", None, dataset, params, options.epochs),
-        measure("adam", lambda tensors: torch.optim.Adam(tensors, lr=1e-3), dataset, params, options.epochs),
+        measure(
+            "sgd", lambda tensors: torch.optim.SGD(tensors, lr=0.01, momentum=0.9), dataset, params, options.epochs
+        ),
+        measure("adam", None, dataset, params, options.epochs),
     ]
     print(caption(about))
     if options.json is not None:
