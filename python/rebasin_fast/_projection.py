@@ -10,13 +10,54 @@ import numpy as np
 from rebasin_fast._arrays import Array, IndexArray, Parameters, is_floating, take, to_numpy, unfold, widened
 from rebasin_fast.lap import solve_assignment
 from rebasin_fast.permute import entries_of_units, permuted
-from rebasin_fast.spec import Member, PermutationSpec
+from rebasin_fast.spec import Axis, Member, PermutationSpec
+from rebasin_fast.weight_matching import weight_matching
 
 _RTOL = 1e-7
 """As in weight matching: a gain below this part of the sum it is made of is rounding."""
 
 _MOST_SWEEPS = 100
 """Two or three are enough; but costs are rounded, and rounding must not go round in circles."""
+
+
+class MatchedAnew:
+    """The projection by `weight_matching` itself, from the permutation it found last: for every spec, and slower.
+
+    Parameters and attributes as those of `Projection`.
+    """
+
+    def __init__(
+        self, spec: PermutationSpec, params_b: Parameters, permutation: Mapping[str, IndexArray], seed: int
+    ) -> None:
+        self.permutation = {group: np.array(permutation[group], dtype=np.int64) for group in spec.groups}
+        self._spec, self._params_b, self._seed = spec, params_b, seed
+        self.permuted = self._aligned()
+
+    def project(self, target: Mapping[str, Array]) -> bool:
+        """Bring `permutation` and `permuted` to the projection of `target`; say whether anything moved."""
+        whole = {param: target.get(param, array) for param, array in self._params_b.items()}
+        before = self.permutation
+        found = weight_matching(self._spec, whole, self._params_b, init=before, seed=self._seed)
+        if all(np.array_equal(index, before[group]) for group, index in found.permutation.items()):
+            return False
+        self.permutation = found.permutation
+        self.permuted = self._aligned()
+        return True
+
+    def _aligned(self) -> dict[str, Array]:
+        return {
+            param: widened(permuted(self._spec, self.permutation, param, array))
+            for param, array in self._params_b.items()
+            if is_floating(array)
+        }
+
+
+def projection_for(
+    spec: PermutationSpec, params_b: Parameters, permutation: Mapping[str, IndexArray], seed: int
+) -> Projection | MatchedAnew:
+    """Return the quicker projection where every axis is plain, one group or none; else the one for every spec."""
+    plain = all(axis is None or type(axis) is Axis for axes in spec.axes.values() for axis in axes)
+    return (Projection if plain else MatchedAnew)(spec, params_b, permutation, seed)
 
 
 class Projection:

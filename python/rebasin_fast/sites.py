@@ -263,7 +263,7 @@ def _site_at(
     name: str, axes: tuple[Axis | None, ...], of_weight: int, side: Side, of_tensor: int | None
 ) -> list[ActivationSite]:
     axis = axes[of_weight] if of_weight < len(axes) else None
-    return [] if axis is None else [ActivationSite(name, axis.group, side, of_tensor, axis.block)]
+    return [ActivationSite(name, axis.group, side, of_tensor, axis.block)] if isinstance(axis, Axis) else []
 
 
 def _is_conv(module: Any) -> bool:

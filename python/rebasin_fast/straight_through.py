@@ -15,7 +15,7 @@ from rebasin_fast._arrays import IndexArray, Parameters, is_finite, is_floating,
 from rebasin_fast._extras import require
 from rebasin_fast._modules import call, in_mode, state_for
 from rebasin_fast._progress import Progress
-from rebasin_fast._projection import Projection
+from rebasin_fast._projection import MatchedAnew, Projection, projection_for
 from rebasin_fast.evaluate import Loss, cross_entropy, evaluate, one_number, pair_of
 from rebasin_fast.permute import Permutation, identity_permutation, validate_permutation
 from rebasin_fast.spec import PermutationSpec, positive_integer
@@ -177,7 +177,8 @@ def straight_through(
     total = epochs * len(batches) if isinstance(batches, Sized) else 0
     rng = np.random.default_rng(seed)
     with in_mode(model, training=True), _seeded(torch, next(iter(a.values())).device, int(rng.integers(2**31))):
-        search = _Search(spec, model, a, b, Projection(spec, b, start, int(rng.integers(2**31))), loss)
+        projection = projection_for(spec, own_b, start, int(rng.integers(2**31)))
+        search = _Search(spec, model, a, b, projection, loss)
         update = (optimizer or _adam)(list(search.free.values()))
         validated = [search.validate(held_out)] if held_out is not None else []
         for _ in range(epochs):
@@ -205,7 +206,7 @@ class _Search:
     model: torch.nn.Module
     a: Mapping[str, Any]
     b: Mapping[str, Any]
-    projection: Projection
+    projection: Projection | MatchedAnew
     loss: Loss | None
     free: dict[str, Any] = field(init=False)  # theta~_B
     losses: list[float] = field(default_factory=list)
