@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_fast._arrays import Array, IndexArray, Parameters, is_floating, take, to_numpy, unfold, widened
+from rebasin_fast._arrays import Array, IndexArray, Parameters, is_floating, take, to_numpy, widened
 from rebasin_fast.lap import solve_assignment
 from rebasin_fast.permute import entries_of_units, permuted
 from rebasin_fast.spec import Axis, Member, PermutationSpec
@@ -130,7 +130,9 @@ class Projection:
         size = len(self.permutation[group])
         total: Any = None
         for member in self._members[group]:
-            rows_a, rows_b = (unfold(params[member.param], member.axis, size) for params in (target, self.permuted))
+            rows_a, rows_b = (
+                _units_as_rows(params[member.param], member.axis, size) for params in (target, self.permuted)
+            )
             total = rows_a @ rows_b.T if total is None else total.addmm_(rows_a, rows_b.T)
         return total
 
@@ -181,5 +183,11 @@ class Projection:
             for other, i in others.items():
                 if other in costs:
                     size = len(self.permutation[other])
-                    costs[other] = costs[other] + unfold(part, i, size) @ unfold(now - before, i, size).T
+                    costs[other] = (
+                        costs[other] + _units_as_rows(part, i, size) @ _units_as_rows(now - before, i, size).T
+                    )
         return set(others)
+
+
+def _units_as_rows(tensor: Any, axis: int, units: int) -> Any:
+    return tensor.movedim(axis, 0).reshape(units, -1)
