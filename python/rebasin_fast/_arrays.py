@@ -122,7 +122,7 @@ def same(a: Array, b: Array) -> bool:
     return bool((a == b).all())
 
 
-def cast(array: Array, like: Array) -> Array:
+def cast_like(array: Array, like: Array) -> Array:
     """Return `array` in the dtype of `like` (numpy turns results without dimensions into scalars: back to arrays)."""
     return np.asarray(array, dtype=like.dtype) if torch_of(like) is None else array.to(like.dtype)
 

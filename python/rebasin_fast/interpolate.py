@@ -153,7 +153,7 @@ def _between(name: str, a: Array, b: Array, lam: float, weights: Callable[[Array
         return _arrays.copy(b if lam else a)
     with np.errstate(over="ignore", invalid="ignore"):  # checked below, with the parameter's name
         weight_a, weight_b = weights(wide_a, wide_b, lam)
-        mixed = _arrays.cast(weight_a * wide_a + weight_b * wide_b, a)
+        mixed = _arrays.cast_like(weight_a * wide_a + weight_b * wide_b, a)
     if not _arrays.is_finite(mixed):
         raise ValueError(f"{name!r} at lam = {lam} is too large for {a.dtype}")
     return mixed

@@ -14,7 +14,7 @@ from rebasin_fast._arrays import (
     Array,
     IndexArray,
     Parameters,
-    cast,
+    cast_like,
     copy,
     inner,
     is_finite,
@@ -227,7 +227,7 @@ class _Merge:
         mean: dict[str, Array] = {}
         for name, like in self._form.arrays.items():
             if name in total:
-                mean[name] = cast(self.ranks.add_up(total.pop(name)) / len(self.models), like)
+                mean[name] = cast_like(self.ranks.add_up(total.pop(name)) / len(self.models), like)
             else:
                 mean[name] = copy(like)
             tied = mean[self._form.tied[name]]
