@@ -112,6 +112,8 @@ def test_axes_that_are_not_plain_are_matched_anew():
     start = random_permutation(SPEC, 1)
     assert isinstance(projection_for(SPEC, a, start, 0), Projection)
     assert isinstance(projection_for(PermutationSpec(axes, sizes=SPEC.sizes), a, start, 0), MatchedAnew)
+    twice = PermutationSpec.from_axes_to_perm({"w": ("P", "P")}, sizes={"P": 3})
+    assert isinstance(projection_for(twice, {"w": np.eye(3)}, {"P": np.arange(3)}, 0), MatchedAnew)
 
 
 # The whole
