@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import permutations
 
 import numpy as np
@@ -89,3 +89,94 @@ def weight_matching(
         if not gained:
             break
     return perm
+
+
+def activation_matching(tensors: list[tuple[np.ndarray, np.ndarray]], correlation: bool = False) -> np.ndarray:
+    """Section 3.1 of the same paper, with all activations at hand: pairs of (units, samples) of A and of B.
+
+    Least sum of squared distances between matched units; or largest sum of Pearson's correlations.
+    """
+    if correlation:
+        n = len(tensors[0][0])
+        return linear_sum_assignment(sum(np.corrcoef(a, b)[:n, n:] for a, b in tensors), maximize=True)[1]
+    distances = sum(((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2) for a, b in tensors)
+    return linear_sum_assignment(distances)[1]
+
+
+def merge_many(
+    spec: PermutationSpec, models: list[Arrays], seed: int, max_sweeps: int = 100
+) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """Algorithm 3 of the same paper: the mean of the others anew for every model, which is then itself permuted."""
+    models = [dict(model) for model in models]
+    total = [{group: np.arange(size) for group, size in spec.group_sizes(models[0]).items()} for _ in models]
+    rng = np.random.default_rng(seed)
+    for _ in range(max_sweeps):
+        gained = False
+        for i in rng.permutation(len(models)):
+            others = [model for j, model in enumerate(models) if j != i]
+            mean = {name: sum(model[name] for model in others) / len(others) for name in models[i]}
+            perm = weight_matching(spec, mean, models[i], seed=int(rng.integers(2**31)))
+            if any((index != np.arange(len(index))).any() for index in perm.values()):
+                gained = True
+                models[i] = {name: permuted(spec, perm, name, array) for name, array in models[i].items()}
+                total[i] = {group: index[perm[group]] for group, index in total[i].items()}
+        if not gained:
+            break
+    return {name: sum(model[name] for model in models) / len(models) for name in models[0]}, total
+
+
+def mean_squared_distance(spec: PermutationSpec, models: list[Arrays]) -> float:
+    """Mean over the models of their squared distance from the mean of all, over the matched parameters."""
+    mean = {name: sum(model[name] for model in models) / len(models) for name in models[0]}
+    matched = [name for name in mean if spec.matched(name)]
+    return sum(float(((model[name] - mean[name]) ** 2).sum()) for model in models for name in matched) / len(models)
+
+
+def straight_through(
+    spec: PermutationSpec,
+    a: Arrays,
+    b: Arrays,
+    gradient: Callable[[Arrays, int], tuple[float, Arrays]],
+    steps: int,
+    lr: float,
+    momentum: float,
+) -> tuple[list[float], list[dict[str, np.ndarray]]]:
+    """Section 3.3 of that paper: losses and permutations. `gradient` gives loss and gradient at a point and step."""
+    free, speed = dict(a), {name: np.zeros_like(array) for name, array in a.items()}
+    total = {group: np.arange(size) for group, size in spec.group_sizes(a).items()}
+    losses, permutations = [], []
+    for step in range(steps):
+        projected = {name: permuted(spec, total, name, array) for name, array in b.items()}
+        perm = weight_matching(spec, free, projected, seed=step)
+        total = {group: index[perm[group]] for group, index in total.items()}
+        projected = {name: permuted(spec, total, name, array) for name, array in b.items()}
+        loss, slope = gradient({name: (a[name] + projected[name]) / 2 for name in a}, step)
+        speed = {name: momentum * speed[name] + slope[name] / 2 for name in a}
+        free = {name: free[name] - lr * speed[name] for name in a}
+        losses.append(loss)
+        permutations.append(total)
+    return losses, permutations
+
+
+def repair_mlp(
+    endpoints: list[Arrays], merged: Arrays, x: np.ndarray, depth: int, shares: list[float]
+) -> dict[str, np.ndarray]:
+    """REPAIR (Jordan et al. 2023, arXiv:2211.08403) of dense layers layer0, ... but the last, layer by layer."""
+
+    def forward(params: Arrays, layer: int) -> np.ndarray:
+        h = x
+        for k in range(layer + 1):
+            h = (np.maximum(h, 0) if k else h) @ params[f"layer{k}.weight"].T + params[f"layer{k}.bias"]
+        return h
+
+    repaired = dict(merged)
+    for layer in range(depth - 1):
+        seen = [forward(params, layer) for params in endpoints]
+        mean = sum(share * z.mean(axis=0) for share, z in zip(shares, seen, strict=True))
+        spread = sum(share * z.std(axis=0) for share, z in zip(shares, seen, strict=True))
+        z = forward(repaired, layer)
+        scale = spread / z.std(axis=0)
+        weight, bias = f"layer{layer}.weight", f"layer{layer}.bias"
+        repaired[weight] = repaired[weight] * scale[:, None]
+        repaired[bias] = (repaired[bias] - z.mean(axis=0)) * scale + mean
+    return repaired

@@ -187,3 +187,10 @@ def test_no_arrays():
         interpolate(layer(0) | {"weight": [1.0]}, layer(1), 0.5)
     with pytest.raises(ValueError, match=r"params_a\['x'\] has dtype complex64; expected a real one"):
         interpolate({"x": np.ones(1, np.complex64)}, {"x": np.ones(1, np.complex64)}, 0.5)
+
+
+def test_what_is_one_tensor_in_both_stays_one():
+    a, b = torch.ones(3), torch.zeros(3)
+    mixed = interpolate({"x": a, "y": a, "z": a}, {"x": b, "y": b, "z": b.clone()}, 0.5)
+    assert mixed["x"] is mixed["y"]
+    assert mixed["x"].data_ptr() not in (mixed["z"].data_ptr(), a.data_ptr())

@@ -2,9 +2,19 @@
 
 from rebasin_fast import cuda
 from rebasin_fast._version import __version__
+from rebasin_fast.activation_matching import ActivationMatching, activation_matching
 from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
 from rebasin_fast.batch import AssignmentBatch, solve_assignment_batch
 from rebasin_fast.block_matching import BlockMatching, match_blocks
+from rebasin_fast.batch_norm import repair, reset_batch_norm
+from rebasin_fast.calibration import (
+    Predictions,
+    Reliability,
+    ensemble,
+    expected_calibration_error,
+    predict,
+    reliability_diagram,
+)
 from rebasin_fast.evaluate import BarrierResult, Evaluation, barrier, evaluate
 from rebasin_fast.factored import solve_assignment_factored
 from rebasin_fast.interpolate import interpolate
@@ -15,6 +25,7 @@ from rebasin_fast.lap import (
     linear_sum_assignment,
     solve_assignment,
 )
+from rebasin_fast.merge_many import MergeMany, merge_many
 from rebasin_fast.permute import (
     Permutation,
     apply_permutation,
@@ -27,7 +38,9 @@ from rebasin_fast.permute import (
 from rebasin_fast.prove import Proof
 from rebasin_fast.report import SpecReport
 from rebasin_fast.scipy_patch import scipy_patched
+from rebasin_fast.sites import ActivationSite, activation_sites
 from rebasin_fast.spec import Axis, Member, PermutationSpec
+from rebasin_fast.straight_through import StraightThrough, StraightThroughStats, straight_through
 from rebasin_fast.symmetries import count_symmetries
 from rebasin_fast.verify import Verification, verify_assignment
 from rebasin_fast.weight_matching import WeightMatching, WeightMatchingStats, weight_matching
@@ -68,11 +81,28 @@ __all__ = [  # in the order of the data flow
     "WeightMatchingStats",
     "match_blocks",
     "BlockMatching",
+    "activation_matching",
+    "ActivationMatching",
+    "activation_sites",
+    "ActivationSite",
+    "straight_through",
+    "StraightThrough",
+    "StraightThroughStats",
+    "merge_many",
+    "MergeMany",
     "interpolate",
+    "reset_batch_norm",
+    "repair",
     "evaluate",
     "Evaluation",
     "barrier",
     "BarrierResult",
+    "predict",
+    "ensemble",
+    "Predictions",
+    "reliability_diagram",
+    "expected_calibration_error",
+    "Reliability",
     "build_info",
     "cuda",
     "__version__",

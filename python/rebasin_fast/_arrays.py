@@ -75,6 +75,16 @@ def copy(array: Array) -> Array:
     return array.detach().clone() if torch_of(array) is not None else np.array(array)
 
 
+def copy_all(params: Parameters) -> dict[str, Array]:
+    """Return copies of all arrays as `copy` makes them; names that were one array are one again."""
+    done: dict[tuple[Any, ...], tuple[Array, Array]] = {}
+    copies: dict[str, Array] = {}
+    for name, array in params.items():
+        # The original is kept, too: a mapping that loads its arrays one by one may reuse freed memory.
+        copies[name] = done.setdefault(memory_key(array), (array, copy(array)))[1]
+    return copies
+
+
 def memory_key(array: Array) -> tuple[Any, ...]:
     """Return a key that arrays share exactly while they are alive and the same view of the same memory."""
     view: tuple[Any, ...]
@@ -100,6 +110,36 @@ def to_compute(a: Array, b: Array) -> tuple[Array, Array]:
         return a.detach().to(dtype), b.detach().to(device=a.device, dtype=dtype)
     numpy_dtype = np.float64 if np.dtype(np.float64) in (a.dtype, b.dtype) else np.float32
     return np.asarray(a, dtype=numpy_dtype), np.asarray(b, dtype=numpy_dtype)
+
+
+def widened(array: Array, *, double: bool = False) -> Array:
+    """Return a copy in float64 if `array` is float64 or `double` is set, else in float32."""
+    torch = torch_of(array)
+    if torch is not None:
+        wide = torch.float64 if double or array.dtype == torch.float64 else torch.float32
+        return array.detach().to(wide, copy=True)
+    return np.array(array, dtype=np.float64 if double or array.dtype == np.float64 else np.float32)
+
+
+def zeros_like(array: Array) -> Array:
+    """Return zeros of the shape, dtype and device of `array`, which share the memory of a single one."""
+    if torch_of(array) is not None:
+        return array.detach().new_zeros(()).expand(array.shape)
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
+
+def same(a: Array, b: Array) -> bool:
+    """Say whether two arrays of one library are the same object, or have the same shape, dtype and elements."""
+    if a is b:
+        return True
+    if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+        return False
+    return bool((a == b).all())
+
+
+def cast_like(array: Array, like: Array) -> Array:
+    """Return `array` in the dtype of `like` (numpy turns results without dimensions into scalars: back to arrays)."""
+    return np.asarray(array, dtype=like.dtype) if torch_of(like) is None else array.to(like.dtype)
 
 
 def to_numpy(array: Array) -> npt.NDArray[Any]:

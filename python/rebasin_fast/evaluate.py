@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from rebasin_fast import _arrays
 from rebasin_fast._arrays import Parameters
 from rebasin_fast._extras import require
+from rebasin_fast._modules import call, in_mode, state_for
 from rebasin_fast._progress import Progress
 from rebasin_fast.interpolate import Method, check_same_layout, interpolate
 
@@ -129,17 +129,16 @@ def evaluate(
     1.0
     """
     torch = require("torch", "torch")
-    state = _state_for(model, params)
-    measure = _cross_entropy if loss is None else loss
+    state = state_for(model, params)
+    measure = cross_entropy if loss is None else loss
     total = len(batches) if isinstance(batches, Sized) else 0
     loss_sum, correct, count = 0.0, 0.0, 0
-    with _evaluation_mode(model), torch.no_grad():
+    with in_mode(model, training=False), torch.no_grad():
         for done, batch in enumerate(batches):
-            inputs, targets = _pair(batch, done)
+            inputs, targets = pair_of(batch, done)
             if len(targets):
-                # A tuple, as functional_call unpacks it; tied weights are separate arrays in a state dict.
-                outputs = torch.func.functional_call(model, state, (inputs,), tie_weights=False)
-                loss_sum += _one_number(measure(outputs, targets)) * len(targets)
+                outputs = call(model, state, inputs)
+                loss_sum += one_number(measure(outputs, targets)) * len(targets)
                 correct += _count_correct(outputs, targets)
                 count += len(targets)
             if progress is not None:
@@ -244,56 +243,7 @@ def _positions(lambdas: object) -> FloatArray:
     return np.union1d(np.array([0.0, 1.0]), positions.astype(np.float64))
 
 
-def _state_for(model: torch.nn.Module, params: Parameters) -> dict[str, Any]:
-    """Return tensors for every parameter and buffer of `model`, named as in its state dict.
-
-    Buffers are copies, those that no state dict holds included: a forward pass may write to them.
-    """
-    torch = require("torch", "torch")
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    own = model.state_dict()
-    missing = [name for name in own if name not in params]
-    unknown = [name for name in params if name not in own]
-    if missing or unknown:
-        raise ValueError(f"params does not fit the model; missing: {missing}, unknown: {unknown}")
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    state = {name: buffer.clone() for name, buffer in buffers.items() if name not in own}
-    for name, expected in own.items():
-        tensor = _as_tensor(name, params[name], expected)
-        state[name] = tensor.clone() if name in buffers else tensor
-    return state
-
-
-def _as_tensor(name: str, value: Any, expected: torch.Tensor) -> Any:
-    if not _arrays.is_array(value):
-        raise TypeError(f"params[{name!r}] is a {type(value).__name__}; expected a torch tensor or a numpy array")
-    torch = require("torch", "torch")
-    tensor = value if _arrays.torch_of(value) is not None else torch.tensor(value, device=expected.device)
-    if tensor.shape != expected.shape:
-        raise ValueError(
-            f"params[{name!r}] has shape {tuple(tensor.shape)}; expected {tuple(expected.shape)}, as in the model"
-        )
-    return tensor
-
-
-@contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Switch every submodule to evaluation and back.
-
-    The flags are set directly, as some modules do more in ``eval()`` and ``train()`` than set a flag.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-def _pair(batch: object, number: int) -> tuple[Any, torch.Tensor]:
+def pair_of(batch: object, number: int) -> tuple[Any, torch.Tensor]:
     """Return the (inputs, targets) of batch `number`, checked."""
     if not isinstance(batch, (tuple, list)):
         raise TypeError(f"batch {number} is a {type(batch).__name__}; expected a pair (inputs, targets)")
@@ -308,7 +258,8 @@ def _pair(batch: object, number: int) -> tuple[Any, torch.Tensor]:
     return inputs, targets
 
 
-def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    """Return the mean cross-entropy of logits, in float32 or wider."""
     torch = require("torch", "torch")
     if not isinstance(outputs, torch.Tensor):
         found = type(outputs).__name__
@@ -318,11 +269,12 @@ def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
     return torch.nn.functional.cross_entropy(outputs, targets)
 
 
-def _one_number(loss: Any) -> float:
+def one_number(loss: Any) -> float:
+    """Return the one number a loss holds; raise a ValueError if it holds more."""
     shape = tuple(getattr(loss, "shape", ()))
     if math.prod(shape) != 1:
         raise ValueError(f"loss returned a tensor of shape {shape}; expected one number, the batch's mean")
-    return float(loss)
+    return float(loss.detach() if hasattr(loss, "detach") else loss)
 
 
 def _count_correct(outputs: Any, targets: torch.Tensor) -> float:

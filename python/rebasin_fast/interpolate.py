@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -41,7 +41,8 @@ def interpolate(params_a: Parameters, params_b: Parameters, lam: float, *, metho
     dict of str to array
         New arrays with the names, order, dtypes and devices of `params_a`. Floating-point arrays narrower than float32
         are computed in float32 and rounded once. Arrays that are not floating-point (such as ``num_batches_tracked``)
-        are copies of those in `params_a` at any `lam`. Tensors carry no gradient.
+        are copies of those in `params_a` at any `lam`. Names that are one tensor in both are one again. Tensors carry
+        no gradient.
 
     Raises
     ------
@@ -69,11 +70,28 @@ def interpolate(params_a: Parameters, params_b: Parameters, lam: float, *, metho
         raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, _METHODS))}")
     position = _position(lam, method)
     check_same_layout(params_a, params_b)
-    return {name: _between(name, array, params_b[name], position, weights) for name, array in params_a.items()}
+    mixed: dict[str, Array] = {}
+    done: dict[tuple[Any, ...], tuple[Array, Array, Array]] = {}  # the inputs stay alive beside what was made of them
+    for name, a in params_a.items():
+        b = params_b[name]
+        key = _arrays.memory_key(a), _arrays.memory_key(b)
+        if key not in done:
+            done[key] = a, b, _between(name, a, b, position, weights)
+        mixed[name] = done[key][2]
+    return mixed
 
 
-def check_same_layout(params_a: Parameters, params_b: Parameters) -> None:
+def check_same_layout(
+    params_a: Parameters, params_b: Parameters, labels: tuple[str, str] = ("params_a", "params_b")
+) -> None:
     """Check that two parameter sets agree in names, and name by name in library, shape, dtype and device.
+
+    Parameters
+    ----------
+    params_a, params_b : mapping of str to array
+        What is compared.
+    labels : tuple of str, optional
+        What messages call them.
 
     Raises
     ------
@@ -82,7 +100,8 @@ def check_same_layout(params_a: Parameters, params_b: Parameters) -> None:
     ValueError
         They differ; the message names the parameters.
     """
-    for label, params in (("params_a", params_a), ("params_b", params_b)):
+    label_a, label_b = labels
+    for label, params in ((label_a, params_a), (label_b, params_b)):
         if not isinstance(params, Mapping):
             raise TypeError(f"{label} is a {type(params).__name__}; expected a mapping of names to arrays")
         for name, array in params.items():
@@ -93,13 +112,13 @@ def check_same_layout(params_a: Parameters, params_b: Parameters) -> None:
     only_b = [name for name in params_b if name not in params_a]
     if only_a or only_b:
         raise ValueError(
-            f"params_a and params_b have different names; only in params_a: {only_a}, in params_b: {only_b}"
+            f"{label_a} and {label_b} have different names; only in {label_a}: {only_a}, in {label_b}: {only_b}"
         )
     for name, array in params_a.items():
         for what, describe in _LAYOUT.items():
             have, expected = describe(params_b[name]), describe(array)
             if have != expected:
-                raise ValueError(f"params_b[{name!r}] has {what} {have}; expected {expected}, as in params_a")
+                raise ValueError(f"{label_b}[{name!r}] has {what} {have}; expected {expected}, as in {label_a}")
 
 
 _LAYOUT: dict[str, Callable[[Array], object]] = {
@@ -134,15 +153,10 @@ def _between(name: str, a: Array, b: Array, lam: float, weights: Callable[[Array
         return _arrays.copy(b if lam else a)
     with np.errstate(over="ignore", invalid="ignore"):  # checked below, with the parameter's name
         weight_a, weight_b = weights(wide_a, wide_b, lam)
-        mixed = _cast(weight_a * wide_a + weight_b * wide_b, a)
+        mixed = _arrays.cast_like(weight_a * wide_a + weight_b * wide_b, a)
     if not _arrays.is_finite(mixed):
         raise ValueError(f"{name!r} at lam = {lam} is too large for {a.dtype}")
     return mixed
-
-
-def _cast(array: Array, like: Array) -> Array:
-    """Return `array` in the dtype of `like` (numpy turns results without dimensions into scalars: back to arrays)."""
-    return np.asarray(array, dtype=like.dtype) if _arrays.torch_of(like) is None else array.to(like.dtype)
 
 
 _Weights: TypeAlias = tuple[float, float]

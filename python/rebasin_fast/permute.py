@@ -293,6 +293,11 @@ def _moved(spec: PermutationSpec, array: Array, axes: tuple[Layout | None, ...],
     return copy(array) if moved is array else moved
 
 
+def permuted(spec: PermutationSpec, permutation: Permutation, param: str, array: Array) -> Array:
+    """Return a copy of one parameter's array as `apply_permutation` would have it; nothing is checked."""
+    return _moved(spec, array, spec.axes[param], permutation)
+
+
 def entries_of_units(index: IndexArray, block: int) -> IndexArray:
     """Return the indices of single entries from indices of units that are `block` entries wide."""
     # A copy: torch takes neither negative strides nor read-only arrays.

@@ -1,0 +1,235 @@
+"""Activation matching: align the hidden units of one network to another's by what they do on data."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from rebasin_fast._arrays import IndexArray, Parameters, to_numpy
+from rebasin_fast._distributed import Ranks
+from rebasin_fast._extras import require
+from rebasin_fast._modules import call, in_mode, inputs_of, removed_afterwards, state_for
+from rebasin_fast._moments import CrossMoments
+from rebasin_fast._progress import Progress
+from rebasin_fast.lap import linear_sum_assignment
+from rebasin_fast.sites import ActivationSite, Sites, sites_by_group, watch
+from rebasin_fast.spec import PermutationSpec
+
+if TYPE_CHECKING:
+    import torch
+
+Similarity: TypeAlias = Literal["inner", "correlation"]
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationMatching:
+    """The outcome of `activation_matching`.
+
+    Attributes
+    ----------
+    permutation : dict of str to ndarray of int64
+        For every group the index array that aligns B to A; for `apply_permutation`.
+    objective : dict of str to float
+        For every group the sum of the similarities of the matched units: with "inner" the sum over all samples of
+        <z_A, P z_B>, with "correlation" the sum over units and sites of their correlations.
+    sites : dict of str to tuple of ActivationSite
+        For every group where its units were looked at.
+    samples : dict of str to int
+        For every group how many samples were seen: examples times positions, summed over its sites.
+    """
+
+    permutation: dict[str, IndexArray]
+    objective: dict[str, float]
+    sites: Mapping[str, tuple[ActivationSite, ...]]
+    samples: dict[str, int]
+
+
+def activation_matching(
+    spec: PermutationSpec,
+    model: torch.nn.Module,
+    params_a: Parameters,
+    params_b: Parameters,
+    batches: Iterable[Any],
+    *,
+    sites: Sites = "both",
+    similarity: Similarity = "correlation",
+    process_group: Any = None,
+    progress: Progress | None = None,
+) -> ActivationMatching:
+    r"""Find the permutation of B's hidden units that brings its activations closest to A's.
+
+    For every group, with the activations Z (units by samples) of both networks on the same data, the permutation that
+    minimises :math:`\sum_i \|z^A_i - P z^B_i\|^2`, which is the one that maximises :math:`\langle P, Z_A Z_B^T\rangle`:
+    one linear assignment problem, independent of the other groups. The products are summed in float64 batch by batch;
+    no batch is kept, and memory does not grow with their number.
+
+    Parameters
+    ----------
+    spec : PermutationSpec
+        Which axes of which parameters move together.
+    model : torch.nn.Module
+        The architecture of both. It runs in evaluation mode and without gradients, and is afterwards as it was:
+        parameters, buffers, training flags, hooks.
+    params_a, params_b : mapping of str to array
+        State dicts of `model`: torch tensors or numpy arrays, on the model's device. Never modified.
+    batches : iterable
+        Inputs, or tuples that begin with them, such as (inputs, targets). Read once, on the model's device; the first
+        axis of every tensor counts the examples.
+    sites : "both", "input", "output" or mapping, default "both"
+        Where a group's units are looked at. ``"input"``: what the next layers read, after the nonlinearity;
+        ``"output"``: what its own layers write, before it; see `activation_sites`. Where a group has none of the one
+        kind, the other is taken. Or for every group the names of modules whose output carries it, and `ActivationSite`
+        objects. Several sites of a group are summed.
+    similarity : "correlation" or "inner", default "correlation"
+        ``"correlation"``: Pearson's, summed over the sites of a group; a unit that never changes has none with any
+        other. ``"inner"``: the uncentred inner product; with ``sites="input"`` it is the paper's.
+    process_group : torch.distributed.ProcessGroup, optional
+        Each rank passes its own share of the batches; all get the permutation that all batches together give, and
+        the assignment problems are shared out. None: this process alone.
+    progress : callable, optional
+        Called after each batch as ``progress("activation matching", done, total)``; total is 0 when `batches` has no
+        length.
+
+    Returns
+    -------
+    ActivationMatching
+        Permutation, objective, sites and numbers of samples.
+
+    Notes
+    -----
+    The batches should show all there is: with the first 10,000 images of a training set sorted by class the barrier
+    was ten times that with 10,000 drawn at random. The defaults are those with the lowest barriers between pairs of
+    MLPs (3 x 512 units) trained on Fashion-MNIST: median 0.012, and 0.021 by the paper's inner product.
+
+    Raises
+    ------
+    TypeError
+        An argument, or a batch, is of the wrong type.
+    ValueError
+        A state dict that fits neither `spec` nor `model`; sites that do not carry what they should; a group without a
+        site; activations that are not finite; no examples.
+    ImportError
+        Without torch.
+
+    References
+    ----------
+    .. [1] S. K. Ainsworth, J. Hayase, S. Srinivasa (2023). Git Re-Basin: Merging Models modulo Permutation
+       Symmetries. ICLR 2023, arXiv:2209.04836, section 3.1.
+    .. [2] Y. Li, J. Yosinski, J. Clune, H. Lipson, J. Hopcroft (2016). Convergent Learning: Do different neural
+       networks learn the same representations? ICLR 2016, arXiv:1511.07543 (correlation).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rebasin_fast import activation_matching, apply_permutation, invert, mlp, random_permutation
+    >>> from rebasin_fast.training import make_mlp
+    >>> spec, model = mlp((4, 16, 3)), make_mlp((4, 16, 3))
+    >>> a = model.state_dict()
+    >>> planted = random_permutation(spec, seed=1)
+    >>> found = activation_matching(spec, model, a, apply_permutation(spec, planted, a), [torch.randn(200, 4)])
+    >>> bool((found.permutation["P_0"] == invert(planted)["P_0"]).all())
+    True
+    """
+    torch = require("torch", "torch")
+    if similarity not in ("inner", "correlation"):
+        raise ValueError(f"similarity is {similarity!r}; expected 'inner' or 'correlation'")
+    by_group = sites_by_group(spec, model, sites)
+    spec.validate(params_a, "params_a")
+    spec.validate(params_b, "params_b")
+    states = [state_for(model, params_a, "params_a"), state_for(model, params_b, "params_b")]
+    ranks = Ranks(process_group)
+    statistics = _Statistics(spec.group_sizes(params_a), by_group, similarity, states[0])
+    total = len(batches) if isinstance(batches, Sized) else 0
+    with in_mode(model, training=False), torch.no_grad(), removed_afterwards(statistics.watch(model)):
+        for done, batch in enumerate(batches):
+            statistics.see(model, states, inputs_of(batch, done))
+            if progress is not None:
+                progress("activation matching", done + 1, total)
+    statistics.add_up(ranks)
+    solved = _solve(list(spec.groups), statistics, ranks)
+    return ActivationMatching(
+        {group: permutation for group, (permutation, _) in solved.items()},
+        {group: objective for group, (_, objective) in solved.items()},
+        by_group,
+        {group: statistics.samples(group) for group in spec.groups},
+    )
+
+
+class _Statistics:
+    """The cross-moments of all groups: one matrix a group for inner products, one a site for correlations."""
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        by_group: Mapping[str, tuple[ActivationSite, ...]],
+        similarity: Similarity,
+        state: Mapping[str, Any],
+    ) -> None:
+        device = next(iter(state.values())).device
+        self._sizes, self._by_group, self._similarity = sizes, by_group, similarity
+        self._moments: dict[ActivationSite, CrossMoments] = {}
+        for group, sites in by_group.items():
+            one = CrossMoments(sizes[group], device)
+            for site in sites:
+                # Uncentred products of several tensors are one sum; correlations need each site's own variances.
+                self._moments[site] = one if similarity == "inner" else CrossMoments(sizes[group], device)
+        self._seen_in_a: dict[ActivationSite, deque[Any]] = {site: deque() for site in self._moments}
+        self._first = True
+
+    def watch(self, model: torch.nn.Module) -> list[Any]:
+        """Attach hooks to the model; return their handles."""
+        return watch(model, self._moments, self._see_tensor)
+
+    def see(self, model: torch.nn.Module, states: Sequence[Mapping[str, Any]], inputs: Any) -> None:
+        """Run both networks on one batch and take in what passes the sites."""
+        for first, state in zip((True, False), states, strict=True):
+            self._first = first
+            call(model, state, inputs)
+        for site, left in self._seen_in_a.items():
+            if left:
+                raise ValueError(f"the {site} passed by more often in A than in B; expected equally often")
+
+    def _see_tensor(self, site: ActivationSite, tensor: Any) -> None:
+        samples = site.samples(tensor, self._sizes[site.group])
+        if self._first:
+            # A copy: the module after this one may work in place.
+            self._seen_in_a[site].append(samples.clone())
+        elif not self._seen_in_a[site]:
+            raise ValueError(f"the {site} passed by more often in B than in A; expected equally often")
+        else:
+            self._moments[site].update(self._seen_in_a[site].popleft(), samples)
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Take in what every other rank has seen."""
+        for moments in dict.fromkeys(self._moments.values()):
+            moments.add_up(ranks)
+        silent = [group for group in self._by_group if self.samples(group) == 0]
+        if silent:
+            raise ValueError(f"batches gave no samples of the groups {silent}; expected at least one example")
+
+    def samples(self, group: str) -> int:
+        return sum(moments.count for moments in self._of(group))
+
+    def similarity(self, group: str) -> Any:
+        """Return the matrix of how well every unit of A goes with every unit of B."""
+        inner = self._similarity == "inner"
+        similarity = to_numpy(sum(moments.inner() if inner else moments.correlation() for moments in self._of(group)))
+        if not bool((abs(similarity) < float("inf")).all()):
+            raise ValueError(f"the activations of group {group!r} hold NaN or infinity; expected finite numbers")
+        return similarity
+
+    def _of(self, group: str) -> list[CrossMoments]:
+        return list(dict.fromkeys(self._moments[site] for site in self._by_group[group]))
+
+
+def _solve(groups: list[str], statistics: _Statistics, ranks: Ranks) -> dict[str, tuple[IndexArray, float]]:
+    """Solve each group's assignment problem on one of the ranks, and bring the answers together."""
+    own: dict[str, tuple[IndexArray, float]] = {}
+    for group in groups[ranks.rank :: ranks.size]:
+        similarity = statistics.similarity(group)
+        rows, permutation = linear_sum_assignment(similarity, maximize=True)
+        own[group] = permutation, float(similarity[rows, permutation].sum())
+    found = {group: answer for part in ranks.gather(own) for group, answer in part.items()}
+    return {group: found[group] for group in groups}

@@ -1,0 +1,285 @@
+"""Activation matching: the slow twin's answer from any split of the data, and a model left as it was found."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import reference
+from models import MLP, VGG16, ResNet20, randomise
+from rebasin_fast import (
+    ActivationSite,
+    PermutationSpec,
+    activation_matching,
+    activation_sites,
+    apply_permutation,
+    invert,
+    mlp,
+    random_permutation,
+    resnet20,
+    vgg16,
+)
+
+VGG = {"width_multiplier": 0.125, "classifier_widths": (32, 24)}
+NETWORKS = {
+    "mlp": (mlp((12, 20, 16, 5)), lambda: MLP((12, 20, 16, 5)), (12,)),
+    "vgg16 batch norm": (vgg16(**VGG), lambda: VGG16(**VGG), (3, 32, 32)),
+    "resnet20 batch norm": (resnet20(0.5), lambda: ResNet20(0.5), (3, 24, 24)),
+    "resnet20 layer norm": (resnet20(0.5, norm="layer_norm"), lambda: ResNet20(0.5, norm="layer_norm"), (3, 24, 24)),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    spec, build, shape = NETWORKS[request.param]
+    return spec, build().double(), shape
+
+
+def state(model, seed):
+    return {name: tensor.clone() for name, tensor in randomise(model, seed).state_dict().items()}
+
+
+def inputs(shape, count=24, seed=5, dtype=torch.float64):
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[group], other[group]) for group in one)
+
+
+def activations(model, params, x, names):
+    """Load the parameters into the model itself, and note the inputs of the modules called `names`."""
+    model.load_state_dict(params)
+    seen = {}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _module, args, name=name: seen.__setitem__(name, args[0].numpy().copy())
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        model.eval()(x)
+    for handle in handles:
+        handle.remove()
+    return {name: np.moveaxis(tensor, 1, 0).reshape(tensor.shape[1], -1) for name, tensor in seen.items()}
+
+
+@pytest.mark.parametrize("similarity", ["inner", "correlation"])
+def test_agrees_with_the_slow_twin(network, similarity):
+    spec, model, shape = network
+    a, b, x = state(model, 1), state(model, 2), inputs(shape)
+    found = activation_matching(spec, model, a, b, x.split(10), sites="input", similarity=similarity)
+    names = [site.module for site in activation_sites(spec, model)]
+    seen_a, seen_b = (activations(model, params, x, names) for params in (a, b))
+    for group, sites in found.sites.items():
+        tensors = [(seen_a[site.module], seen_b[site.module]) for site in sites]
+        if similarity == "correlation" and any(not z.std(axis=1).all() for pair in tensors for z in pair):
+            continue  # NumPy has no correlation for a unit that never changes
+        want = reference.activation_matching(tensors, similarity == "correlation")
+        got = found.permutation[group]
+        if similarity == "inner":
+            cost = lambda p: sum(((za - zb[p]) ** 2).sum() for za, zb in tensors)  # noqa: B023, E731
+        else:
+            n = len(got)
+            matrices = [np.corrcoef(za, zb)[:n, n:] for za, zb in tensors]
+            cost = lambda p: -sum(m[np.arange(n), p].sum() for m in matrices)  # noqa: B023, E731
+            assert found.objective[group] == pytest.approx(-cost(got))
+        assert cost(got) == pytest.approx(cost(want), rel=1e-9), group  # dead units tie
+        assert found.samples[group] == sum(za.shape[1] for za, _ in tensors)
+
+
+def test_both_sides_are_summed():
+    spec, build, shape = NETWORKS["mlp"]
+    model = build().double()
+    a, b, x = state(model, 1), state(model, 2), inputs(shape, 60)
+    found = activation_matching(spec, model, a, b, [x])
+    assert [site.side for site in found.sites["P_0"]] == ["input", "output"]
+    assert found.samples["P_0"] == 120
+    seen = [activations(model, params, x, ["layer1", "layer2"]) for params in (a, b)]
+    for group, name, writer in (("P_0", "layer1", "layer0"), ("P_1", "layer2", "layer1")):
+        after = [side[name] for side in seen]
+        before = []
+        for params in (a, b):
+            model.load_state_dict(params)
+            into = x if writer == "layer0" else torch.relu(model.layer0(x))
+            before.append(model.get_submodule(writer)(into).detach().numpy().T)
+        assert all(z.std(axis=1).all() for z in after)
+        want = reference.activation_matching([tuple(after), tuple(before)], correlation=True)
+        assert np.array_equal(found.permutation[group], want)
+
+
+@pytest.mark.parametrize("similarity", ["inner", "correlation"])
+@pytest.mark.parametrize("sites", ["input", "output", "both"])
+def test_planted_permutation_is_recovered(network, similarity, sites):
+    spec, model, shape = network
+    a, x = state(model, 3), inputs(shape)
+    planted = random_permutation(spec, seed=4)
+    b = apply_permutation(spec, planted, a)
+    found = activation_matching(spec, model, a, b, [x], sites=sites, similarity=similarity)
+    aligned = apply_permutation(spec, found.permutation, b)
+    if sites != "input":  # before the nonlinearity no unit is dead
+        assert same(found.permutation, invert(planted))
+    # Dead units cannot be told apart, and need not be: the samples do not tell the networks apart either.
+    for name, before in activations(model, a, x, [s.module for s in activation_sites(spec, model)]).items():
+        after = activations(model, aligned, x, [name])[name]
+        np.testing.assert_allclose(after, before, rtol=1e-8, atol=1e-10)
+
+
+def test_permuted_network_computes_the_same_function(network):
+    spec, model, shape = network
+    a, b, x = state(model, 1), state(model, 2), inputs(shape)
+    found = activation_matching(spec, model, a, b, [x])
+    model.eval()
+    with torch.no_grad():
+        want, got = (
+            torch.func.functional_call(model, params, (x,))
+            for params in (b, apply_permutation(spec, found.permutation, b))
+        )
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10 * float(want.abs().max()))
+
+
+def test_no_split_order_or_packing_of_the_batches_matters():
+    spec, build, shape = NETWORKS["resnet20 batch norm"]
+    model = build().double()
+    a, b, x = state(model, 1), state(model, 2), inputs(shape, 12)
+    want = activation_matching(spec, model, a, b, [x], sites="output")  # no dead units there, hence no ties
+    y = torch.zeros(12)
+    for batches in (
+        x.split(1),
+        [x[6:], x[:6]],
+        ((part, y) for part in x.split(5)),
+        [[x, y, "more"]],
+        [x[:0], x],
+    ):
+        got = activation_matching(spec, model, a, b, batches, sites="output")
+        assert same(got.permutation, want.permutation)
+        assert got.objective == pytest.approx(want.objective, rel=1e-12)
+        assert got.samples == want.samples
+
+
+def test_the_model_is_left_as_it_was_also_after_an_error():
+    spec, build, shape = NETWORKS["vgg16 batch norm"]
+    model = randomise(build(), 7)
+    model.train()
+    model.features[1].eval()
+    flags = [module.training for module in model.modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    a, b = ({name: tensor.clone() for name, tensor in randomise(build(), seed).state_dict().items()} for seed in (1, 2))
+    copies = [{name: tensor.clone() for name, tensor in params.items()} for params in (a, b)]
+    x = inputs(shape, 4, dtype=torch.float32)
+    activation_matching(spec, model, a, b, [x])
+    with pytest.raises(TypeError, match="batch 1 is a str"):
+        activation_matching(spec, model, a, b, [x, "no batch"])
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    for params, copy in zip((a, b), copies, strict=True):
+        assert all(torch.equal(params[name], copy[name]) for name in copy)
+
+
+def test_no_batch_is_kept():
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+
+    def batches():
+        nonlocal most
+        for seed in range(5):
+            x = inputs((12,), 50, seed)
+            alive.add(x)
+            most = max(most, len(alive))
+            yield x
+
+    spec, build, _ = NETWORKS["mlp"]
+    model = build().double()
+    activation_matching(spec, model, state(model, 1), state(model, 2), batches())
+    assert most <= 2
+
+
+def test_in_place_activations_do_not_spoil_outputs():
+    spec = mlp((6, 8, 3), names=("0", "2"))
+    plain = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    in_place = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)).double()
+    a, b, x = state(plain, 1), state(plain, 2), inputs((6,), 40)
+    want, got = (activation_matching(spec, m, a, b, [x], sites="output") for m in (plain, in_place))
+    assert got.objective == want.objective
+    named = activation_matching(spec, plain, a, b, [x], sites={"P_0": ["1"]})
+    assert same(named.permutation, activation_matching(spec, plain, a, b, [x], sites="input").permutation)
+    assert named.sites == {"P_0": (ActivationSite("1", "P_0"),)}
+
+
+def test_a_module_that_is_called_twice_gives_two_tensors():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.inner, self.leave = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = torch.relu(self.enter(x))
+            return self.leave(torch.relu(self.inner(torch.relu(self.inner(x)))))
+
+    spec = PermutationSpec.from_axes_to_perm(
+        {
+            "enter.weight": ("P", None),
+            "enter.bias": ("P",),
+            "inner.weight": (None, None),
+            "inner.bias": (None,),
+            "leave.weight": (None, None),
+            "leave.bias": (None,),
+        }
+    )
+    model = Twice().double()
+    a, b = state(model, 1), state(model, 2)
+    found = activation_matching(spec, model, a, b, [inputs((4,), 9)], sites={"P": ["inner"]})
+    assert found.samples == {"P": 18}
+
+
+def test_float16_and_numpy_state_dicts():
+    spec, build, shape = NETWORKS["mlp"]
+    model = build()
+    a, b = ({name: t.float() for name, t in state(model, seed).items()} for seed in (1, 2))
+    x = inputs(shape, dtype=torch.float32)
+    want = activation_matching(spec, model, a, b, [x])
+    as_numpy = [{name: t.numpy() for name, t in params.items()} for params in (a, b)]
+    assert same(activation_matching(spec, model, *as_numpy, [x]).permutation, want.permutation)
+    half = [{name: t.bfloat16() for name, t in params.items()} for params in (a, b)]
+    found = activation_matching(spec, model, *half, [x.bfloat16()])
+    aligned = apply_permutation(spec, found.permutation, half[1])
+    assert all(tensor.dtype == torch.bfloat16 for tensor in aligned.values())
+
+
+def test_progress():
+    spec, build, shape = NETWORKS["mlp"]
+    model = build().double()
+    seen = []
+    batches = list(inputs(shape).split(10))
+    activation_matching(spec, model, state(model, 1), state(model, 2), batches, progress=lambda *now: seen.append(now))
+    assert seen == [("activation matching", done, 3) for done in (1, 2, 3)]
+
+
+def test_bad_input_is_named():
+    spec, build, shape = NETWORKS["mlp"]
+    model = build().double()
+    a, b, x = state(model, 1), state(model, 2), inputs(shape)
+    run = lambda **other: activation_matching(  # noqa: E731
+        **{"spec": spec, "model": model, "params_a": a, "params_b": b, "batches": [x], **other}
+    )
+    missing = {name: tensor for name, tensor in b.items() if name != "layer1.bias"}
+    for change, error, message in (
+        ({"sites": "everywhere"}, ValueError, "sites is 'everywhere'; expected 'input', 'output', 'both' or"),
+        ({"similarity": "cosine"}, ValueError, "similarity is 'cosine'; expected 'inner' or 'correlation'"),
+        ({"params_b": missing}, ValueError, r"params_b\['layer1.bias'\] is missing"),
+        ({"params_a": a | {"extra": x}}, ValueError, r"params_a\['extra'\] is unknown"),
+        ({"params_a": a | {"layer0.weight": x}}, ValueError, r"params_a\['layer0.weight'\] has shape"),
+        ({"batches": []}, ValueError, r"no samples of the groups \['P_0', 'P_1'\]"),
+        ({"batches": [x[:0]]}, ValueError, "expected at least one example"),
+        ({"batches": [x * float("nan")]}, ValueError, "activations of group 'P_0' hold NaN or infinity"),
+        ({"model": 3}, TypeError, "model is a int"),
+        ({"spec": 3}, TypeError, "spec is of type int"),
+        ({"process_group": "world"}, TypeError, "process_group is of type str"),
+    ):
+        with pytest.raises(error, match=message):
+            run(**change)
