@@ -225,3 +225,58 @@ def test_build_info():
     assert info["isa"] in info["available_isas"]
     assert info["available_isas"][0] == "scalar"
     assert not _core.force_isa("no such thing")
+
+
+@pytest.mark.parametrize("kind", ["normal", "integers"])
+@pytest.mark.parametrize("n", [500, 900])
+def test_own_duals_give_back_the_matching_at_once(kind, n):
+    """Rows of an optimal solution have several tight columns; all of them together tell which belongs to whom."""
+    rng = np.random.default_rng(n)
+    cost = rng.standard_normal((n, n)) if kind == "normal" else rng.integers(0, 2**30, (n, n))
+    first = solve_assignment(cost)
+    again = solve_assignment(cost, duals=first.col_duals)
+    assert np.array_equal(first.col_ind, again.col_ind)
+    assert again.stats.augmentations <= n // 100
+    assert again.stats.row_scans < 2.5 * n
+    assert verify_assignment(cost, again).optimal
+
+
+@pytest.mark.parametrize("family", ["uniform", "cauchy", "ties"])
+@pytest.mark.parametrize("changed", [0.01, 0.3, 1.0])
+def test_warm_starts_of_every_quality_are_exact(family, changed):
+    rng = np.random.default_rng(3)
+    draw = {
+        "uniform": lambda: rng.random((600, 600)),
+        "cauchy": lambda: rng.standard_cauchy((600, 600)),
+        "ties": lambda: rng.integers(0, 12, (600, 600)),
+    }[family]
+    cost = draw()
+    duals = solve_assignment(cost).col_duals
+    rows = rng.random(600) < changed
+    cost[rows] = draw()[rows]
+    answer = solve_assignment(cost, duals=duals)
+    assert answer.cost == pytest.approx(cost[scipy_solver(cost)].sum(), rel=1e-12)
+    assert verify_assignment(cost, answer).optimal
+
+
+@pytest.mark.parametrize("values", [2, 11, 100])
+@pytest.mark.parametrize("n", [479, 480, 700, 1025])
+def test_ties_around_the_sizes_where_the_way_changes(values, n):
+    cost = np.random.default_rng(n).integers(0, values, (n, n)).astype(np.float32)
+    answer = solve_assignment(cost)
+    assert answer.cost == cost[scipy_solver(cost)].sum()
+    assert verify_assignment(cost, answer).optimal
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int16, np.uint8])
+@pytest.mark.parametrize("shape", [(531, 260), (700, 129), (512, 512), (515, 517)])
+def test_rows_scattered_in_memory(isa, shape, dtype):
+    """Tall and transposed matrices are turned a tile at a time; every element must arrive where it belongs."""
+    cost = np.random.default_rng(5).integers(0, 200, shape).astype(dtype)
+    if np.dtype(dtype).kind == "f":
+        cost += np.random.default_rng(6).random(shape).astype(dtype)
+    want = cost[scipy_solver(cost)].sum(dtype=np.float64)
+    for view in (cost, np.asfortranarray(cost), np.ascontiguousarray(cost.T).T, np.repeat(cost, 2, axis=1)[:, ::2]):
+        answer = solve_assignment(view)
+        assert answer.cost == pytest.approx(want, rel=1e-12)
+        assert verify_assignment(cost, answer).optimal
