@@ -113,14 +113,16 @@ def test_the_objective_never_falls_and_is_what_it_says(network, dtype):
     a, b = (
         {name: t.to(dtype) if t.is_floating_point() else t for name, t in state(model, seed).items()} for seed in (1, 2)
     )
-    found = weight_matching(spec, a, b, seed=3)
+    found = weight_matching(spec, a, b, init="identity", seed=3)
     assert len(found.objective) == found.sweeps + 1
     assert (np.diff(found.objective) >= 0).all()
     assert found.objective[-1] > found.objective[0]
     identity = {group: np.arange(size) for group, size in spec.group_sizes().items()}
     a, b = ({name: array.astype(float) for name, array in as_numpy(params).items()} for params in (a, b))
-    for value, permutation in ((found.objective[0], identity), (found.objective[-1], found.permutation)):
-        assert value == pytest.approx(reference.objective(spec, a, b, permutation), rel=1e-9)
+    assert found.objective[-1] == pytest.approx(reference.objective(spec, a, b, found.permutation), rel=1e-9)
+    # What came before is as precise as the cost matrices.
+    start = reference.objective(spec, a, b, identity)
+    assert found.objective[0] == pytest.approx(start, abs=(1e-9 if dtype == torch.float64 else 1e-6) * found.objective[-1])
 
 
 def test_a_matched_to_itself_is_the_identity(network):
@@ -135,7 +137,7 @@ def test_a_matched_to_itself_is_the_identity(network):
 def test_same_answer_as_the_slow_twin(network):
     spec, model, _ = network
     a, b = as_numpy(state(model, 5)), as_numpy(state(model, 6))
-    found = weight_matching(spec, a, b, seed=7)
+    found = weight_matching(spec, a, b, init="identity", seed=7)
     slow = reference.weight_matching(spec, a, b, seed=7)
     for group, index in slow.items():
         assert np.array_equal(found.permutation[group], index), group
@@ -269,7 +271,7 @@ def test_bad_parameters_are_named(change, error, text):
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"init": "random"}, ValueError, "init is 'random'; expected 'identity' or a permutation"),
+        ({"init": "random"}, ValueError, "init is 'random'; expected 'propagate', 'identity' or a permutation"),
         ({"init": {"P_0": np.arange(24)}}, ValueError, "group 'P_1' is missing"),
         ({"init": 3}, TypeError, "permutation is of type int"),
         ({"seed": -1}, ValueError, "seed is -1; expected at least 0"),

@@ -27,6 +27,7 @@ from rebasin_fast.scipy_patch import scipy_patched
 from rebasin_fast.spec import Axis, Member, PermutationSpec
 from rebasin_fast.symmetries import count_symmetries
 from rebasin_fast.verify import Verification, verify_assignment
+from rebasin_fast.weight_matcher import WeightMatcher
 from rebasin_fast.weight_matching import WeightMatching, WeightMatchingStats, weight_matching
 
 __all__ = [  # in the order of the data flow
@@ -56,6 +57,7 @@ __all__ = [  # in the order of the data flow
     "invert",
     "compose",
     "weight_matching",
+    "WeightMatcher",
     "WeightMatching",
     "WeightMatchingStats",
     "interpolate",

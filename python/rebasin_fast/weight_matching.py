@@ -2,62 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
-
-from rebasin_fast._arrays import IndexArray, Parameters
+from rebasin_fast._arrays import Parameters
+from rebasin_fast._matching_result import WeightMatching, WeightMatchingStats
 from rebasin_fast._progress import Progress
-from rebasin_fast.cost import MatchedPair, neighbours
-from rebasin_fast.lap import linear_sum_assignment
-from rebasin_fast.permute import Permutation, identity_permutation, validate_permutation
 from rebasin_fast.spec import PermutationSpec
+from rebasin_fast.weight_matcher import DEFAULT_CACHE_BYTES, ComputeDtype, Init, MatchingMethod, WeightMatcher
 
-
-@dataclass(frozen=True)
-class WeightMatchingStats:
-    """Where the time went.
-
-    Attributes
-    ----------
-    solves : int
-        Linear assignment problems solved.
-    cost_seconds, lap_seconds, total_seconds : float
-        Time in building cost matrices, in solving them, and in all.
-    """
-
-    solves: int
-    cost_seconds: float
-    lap_seconds: float
-    total_seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class WeightMatching:
-    """The outcome of `weight_matching`.
-
-    Attributes
-    ----------
-    permutation : dict of str to ndarray of int64
-        For every group the index array that aligns B to A; for `apply_permutation`.
-    objective : tuple of float
-        Inner product of A and the permuted B: at the start, then after every sweep. Never falls.
-    sweeps : int
-        Sweeps made.
-    converged : bool
-        Whether no group had anything left to gain; False if `max_sweeps` came first.
-    stats : WeightMatchingStats
-        Solves and seconds.
-    """
-
-    permutation: dict[str, IndexArray]
-    objective: tuple[float, ...]
-    sweeps: int
-    converged: bool
-    stats: WeightMatchingStats
+__all__ = ["WeightMatching", "WeightMatchingStats", "weight_matching"]
 
 
 def weight_matching(
@@ -65,10 +16,14 @@ def weight_matching(
     params_a: Parameters,
     params_b: Parameters,
     *,
-    init: Literal["identity"] | Permutation = "identity",
+    init: Init = "propagate",
+    method: MatchingMethod = "coordinate_descent",
+    n_starts: int = 1,
     seed: int = 0,
     max_sweeps: int = 100,
     rtol: float = 1e-7,
+    compute_dtype: ComputeDtype | None = None,
+    max_cache_bytes: int = DEFAULT_CACHE_BYTES,
     progress: Progress | None = None,
 ) -> WeightMatching:
     """Find the permutation of B's hidden units that brings its weights closest to A's.
@@ -127,86 +82,13 @@ def weight_matching(
     >>> all(np.array_equal(a[name], aligned[name]) for name in a)
     True
     """
-    began = time.perf_counter()
-    _check_options(spec, seed, max_sweeps, rtol)
-    pair = MatchedPair(spec, params_a, params_b)
-    descent = _Descent(pair, _initial(spec, init, params_a), rtol, progress)
-    objective = [pair.objective(descent.permutation)]
-    rng = np.random.default_rng(seed)
-    while descent.dirty and len(objective) <= max_sweeps:
-        before = dict(descent.permutation)
-        descent.sweep(rng, number=len(objective))
-        now = pair.objective(descent.permutation)
-        if now < objective[-1]:  # every step gained by its own cost matrix, so all that happened was rounding
-            descent.permutation, now = before, objective[-1]
-            descent.dirty.clear()
-        objective.append(now)
-    stats = WeightMatchingStats(descent.solves, descent.cost_seconds, descent.lap_seconds, time.perf_counter() - began)
-    return WeightMatching(descent.permutation, tuple(objective), len(objective) - 1, not descent.dirty, stats)
-
-
-@dataclass
-class _Descent:
-    """The state of one coordinate descent."""
-
-    pair: MatchedPair
-    permutation: dict[str, IndexArray]
-    rtol: float
-    progress: Progress | None
-    dirty: set[str] = field(init=False)
-    solves: int = 0
-    cost_seconds: float = 0.0
-    lap_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.dirty = set(self.pair.spec.groups)
-        self._neighbours = neighbours(self.pair)
-
-    def sweep(self, rng: np.random.Generator, number: int) -> None:
-        """Visit every group once, in random order, and solve those with something new to gain."""
-        groups = list(self.pair.spec.groups)
-        for done, k in enumerate(rng.permutation(len(groups)), start=1):
-            if groups[k] in self.dirty:
-                self.dirty.discard(groups[k])
-                if self._solve(groups[k]):
-                    self.dirty |= self._neighbours[groups[k]]
-            if self.progress is not None:
-                self.progress(f"weight matching, sweep {number}", done, len(groups))
-
-    def _solve(self, group: str) -> bool:
-        """Give `group` its best permutation, the others fixed; say whether it moved."""
-        old = self.permutation[group]
-        began = time.perf_counter()
-        similarity = self.pair.cost_matrix(group, self.permutation, len(old))
-        built = time.perf_counter()
-        rows, new = linear_sum_assignment(similarity, maximize=True)
-        self.cost_seconds += built - began
-        self.lap_seconds += time.perf_counter() - built
-        self.solves += 1
-        gained: npt.NDArray[np.float64] = similarity[rows, new].astype(np.float64)
-        gain = float(gained.sum() - similarity[rows, old].sum(dtype=np.float64))
-        if gain <= self.rtol * float(np.abs(gained).sum()):
-            return False
-        self.permutation[group] = new
-        return True
-
-
-def _initial(spec: PermutationSpec, init: object, params: Parameters) -> dict[str, IndexArray]:
-    if isinstance(init, str):
-        if init != "identity":
-            raise ValueError(f"init is {init!r}; expected 'identity' or a permutation")
-        return identity_permutation(spec, params)
-    validate_permutation(spec, init, params)  # type: ignore[arg-type]
-    return {group: np.array(init[group], dtype=np.int64) for group in spec.groups}  # type: ignore[index]
-
-
-def _check_options(spec: object, seed: int, max_sweeps: int, rtol: float) -> None:
-    if not isinstance(spec, PermutationSpec):
-        raise TypeError(f"spec is of type {type(spec).__name__}; expected a PermutationSpec")
-    for name, value, least in (("seed", seed, 0), ("max_sweeps", max_sweeps, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name} is {value!r}; expected an integer")
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
-    if not (isinstance(rtol, (int, float)) and 0 <= rtol < 1):
-        raise ValueError(f"rtol is {rtol!r}; expected a number in [0, 1)")
+    matcher = WeightMatcher(spec, params_a, params_b, max_cache_bytes=max_cache_bytes, compute_dtype=compute_dtype)
+    return matcher.match(
+        init=init,
+        method=method,
+        n_starts=n_starts,
+        seed=seed,
+        max_sweeps=max_sweeps,
+        rtol=rtol,
+        progress=progress,
+    )
