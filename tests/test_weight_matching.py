@@ -122,7 +122,9 @@ def test_the_objective_never_falls_and_is_what_it_says(network, dtype):
     assert found.objective[-1] == pytest.approx(reference.objective(spec, a, b, found.permutation), rel=1e-9)
     # What came before is as precise as the cost matrices.
     start = reference.objective(spec, a, b, identity)
-    assert found.objective[0] == pytest.approx(start, abs=(1e-9 if dtype == torch.float64 else 1e-6) * found.objective[-1])
+    assert found.objective[0] == pytest.approx(
+        start, abs=(1e-9 if dtype == torch.float64 else 1e-6) * found.objective[-1]
+    )
 
 
 def test_a_matched_to_itself_is_the_identity(network):

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rebasin_fast._arrays import IndexArray
-from rebasin_fast._cost_matrix import Duals
 from rebasin_fast._cost_cache import CostCache
+from rebasin_fast._cost_matrix import Duals
 from rebasin_fast._progress import Progress
 from rebasin_fast.lap import linear_sum_assignment, solve_assignment
 from rebasin_fast.permute import Permutation
