@@ -150,7 +150,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--kinds", type=names, default=list(KINDS), help=f"comma separated; of {', '.join(KINDS)}")
     add("--seeds", type=positive_int, default=3, help="pairs of networks (default: 3)")
     add("--noise", type=positive_number, default=0.5, help="of planted networks, over the weights' (default: 0.5)")
-    add("--init", choices=("propagate", "identity"), default="propagate")
+    add("--init", choices=("propagate", "identity", "barycentre"), default=None)
     add("--method", choices=("coordinate_descent", "frank_wolfe"), default="coordinate_descent")
     add("--compute-dtype", choices=("float32", "bfloat16"), default=None)
     add("--n-starts", type=positive_int, default=1)

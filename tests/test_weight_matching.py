@@ -273,7 +273,11 @@ def test_bad_parameters_are_named(change, error, text):
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"init": "random"}, ValueError, "init is 'random'; expected 'propagate', 'identity' or a permutation"),
+        (
+            {"init": "random"},
+            ValueError,
+            "init is 'random'; expected 'propagate', 'identity', 'barycentre' or a permutation",
+        ),
         ({"init": {"P_0": np.arange(24)}}, ValueError, "group 'P_1' is missing"),
         ({"init": 3}, TypeError, "permutation is of type int"),
         ({"seed": -1}, ValueError, "seed is -1; expected at least 0"),

@@ -166,8 +166,14 @@ def to_numpy(array: Array) -> npt.NDArray[Any]:
 def inner(a: Array, b: Array) -> float:
     """Return the inner product of two arrays of one shape, summed in float64."""
     if torch_of(a) is not None:
-        return float((a.double() * b.double()).sum())
-    return float(np.sum(np.multiply(a, b, dtype=np.float64)))
+        return float(a.reshape(-1).double().dot(b.reshape(-1).double()))
+    return float(np.dot(a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)))
+
+
+def summed(array: Array, axis: int, dtype: str) -> Array:
+    """Return the sums along `axis`, in `dtype`."""
+    torch = torch_of(array)
+    return array.sum(axis=axis, dtype=dtype) if torch is None else array.sum(dim=axis, dtype=getattr(torch, dtype))
 
 
 def as_numpy_cost(cost_matrix: Any) -> npt.NDArray[Any]:

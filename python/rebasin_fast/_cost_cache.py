@@ -117,6 +117,15 @@ class CostCache:
         self._update(group, slot, wanted, permutation)
         return slot.matrix
 
+    def at_barycentre(self, group: str) -> Array:
+        """Return a new matrix of `group`, where every other group is the mean of all its permutations."""
+        began = time.perf_counter()
+        total = self._zeros(group)
+        for term in self._terms[group]:
+            term.averaged(self._precision.total).add(total, {}, self._precision)
+        self.counts.seconds += time.perf_counter() - began
+        return total
+
     def on_host(
         self,
         group: str,
@@ -157,11 +166,9 @@ class CostCache:
         return [k for k, term in enumerate(terms) if settled is None or all(g in settled for _, g in term.others)]
 
     def _made(self, group: str, wanted: list[int], permutation: Permutation) -> _Slot:
-        size = self._pair.sizes[group]
         slot = self._slots.get(group)
         if slot is None:
-            like = next(iter(self._pair.arrays.values())).a if self._pair.arrays else None
-            slot = _Slot(zero_matrix(size, like, self._precision.total))
+            slot = _Slot(self._zeros(group))
             if group in self._kept:
                 self._slots[group] = slot
         else:
@@ -172,6 +179,10 @@ class CostCache:
             self._include(group, slot, k, permutation)
         self.counts.made += 1
         return slot
+
+    def _zeros(self, group: str) -> Array:
+        like = next((matched.a for matched in self._pair.arrays.values()), None)
+        return zero_matrix(self._pair.sizes[group], like, self._precision.total)
 
     def _include(self, group: str, slot: _Slot, k: int, permutation: Permutation) -> None:
         term = self._terms[group][k]

@@ -25,31 +25,32 @@ _FORGOTTEN = 1e-9  # weight of a vertex that has become too small to count
 
 @dataclass
 class _Combination:
-    """A point of the product of the Birkhoff polytopes: vertices, each a permutation of every group, and weights."""
+    """A point of the product of the Birkhoff polytopes: shares of the barycentre and of vertices.
 
-    vertices: list[Permutation]
-    weights: list[float]
+    A vertex is a permutation of every group; at the barycentre every entry of P_g is 1 / n_g.
+    """
+
+    barycentre: float = 1.0
+    vertices: list[tuple[float, Permutation]] = field(default_factory=list)
 
     def towards(self, vertex: Permutation, share: float) -> None:
-        kept = [
-            (p, w * (1 - share))
-            for p, w in zip(self.vertices, self.weights, strict=True)
-            if w * (1 - share) > _FORGOTTEN
-        ]
-        total = sum(w for _, w in kept) + share
-        self.vertices = [*(p for p, _ in kept), vertex]
-        self.weights = [*(w / total for _, w in kept), share / total]
+        """Go the share of the way to a vertex."""
+        vertices = [*((weight * (1 - share), p) for weight, p in self.vertices), (share, vertex)]
+        self.barycentre *= 1 - share
+        self.vertices = [(weight, p) for weight, p in vertices if weight > _FORGOTTEN]
 
     def inner(self, group: str, matrix: npt.NDArray[np.floating]) -> float:
         """Return <matrix, P_g>."""
-        terms = zip(self.vertices, self.weights, strict=True)
-        return sum(weight * float(cells(matrix, vertex[group]).sum()) for vertex, weight in terms)
+        total = sum(weight * float(cells(matrix, p[group]).sum()) for weight, p in self.vertices)
+        if self.barycentre > _FORGOTTEN:
+            total += self.barycentre * float(matrix.sum(dtype=np.float64)) / len(matrix)
+        return total
 
     def dense(self, group: str, size: int) -> npt.NDArray[np.float32]:
         """Return P_g."""
-        matrix = np.zeros((size, size), dtype=np.float32)
-        for vertex, weight in zip(self.vertices, self.weights, strict=True):
-            matrix[np.arange(size), vertex[group]] += np.float32(weight)
+        matrix = np.full((size, size), self.barycentre / size, dtype=np.float32)
+        for weight, p in self.vertices:
+            matrix[np.arange(size), p[group]] += np.float32(weight)
         return matrix
 
 
@@ -75,17 +76,23 @@ class FrankWolfe:
     converged: bool = False
     _gradient: dict[str, Array] = field(default_factory=dict)
 
-    def run(self, start: Permutation) -> dict[str, IndexArray]:
-        """Return the permutation at which steps from `start` end, rounded by an assignment for every group."""
-        point = _Combination([dict(start)], [1.0])
-        self._gradient = {group: copy(self.cache.at(group, start)) for group in self.sizes}
+    def run(self, start: Permutation | None) -> dict[str, IndexArray]:
+        """Return the permutation at which steps from `start` end, rounded by an assignment for every group.
+
+        Without `start` they begin at the barycentre, which favours no numbering of the units.
+        """
+        point = _Combination()
+        if start is None:
+            self._gradient = {group: self.cache.at_barycentre(group) for group in self.sizes}
+        else:
+            point.towards(start, 1.0)
+            self._gradient = {group: copy(self.cache.at(group, start)) for group in self.sizes}
         while not self.converged and self.steps < self.max_steps:
             self._step(point)
             if self.progress is not None:
                 self.progress("weight matching, Frank-Wolfe", self.steps, self.max_steps)
         self._gradient.clear()
-        # Of its own solver: the duals of a rounding say nothing about costs.
-        rounding = Solver()
+        rounding = Solver()  # the duals of a rounding say nothing about costs
         return {group: rounding.best(group, point.dense(group, size)) for group, size in self.sizes.items()}
 
     def _step(self, point: _Combination) -> None:

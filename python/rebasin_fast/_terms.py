@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rebasin_fast._arrays import Array, IndexArray, add_product, cast, join_columns, narrow, reorder_axes, take
+from rebasin_fast._arrays import Array, IndexArray, add_product, cast, join_columns, narrow, reorder_axes, summed, take
 from rebasin_fast.cost import MatchedArray, MatchedPair
 from rebasin_fast.permute import Permutation
 
@@ -80,6 +80,14 @@ class Term:
             a = self._panel(self.a if axis == self.own else narrow(self.a, axis, start, stop), axis)
             b = self._gathered_b(axis, start, stop, indices)
             add_product(total, cast(a, precision.factors), cast(b, precision.factors))
+
+    def averaged(self, dtype: str) -> Term:
+        """Return the term at the barycentre: every other group's matrix is the mean of all its permutations."""
+        a, b, own = self.a, self.b, self.own
+        for axis, _ in sorted(self.others, reverse=True):
+            a, b = summed(a, axis, dtype), summed(b, axis, dtype) / int(b.shape[axis])
+            own -= axis < own
+        return Term(a, b, own, ())
 
     def add_change(
         self,

@@ -23,7 +23,7 @@ from rebasin_fast._arrays import (
 from rebasin_fast.permute import Permutation
 from rebasin_fast.spec import PermutationSpec
 
-_INNER_ELEMENTS = 1 << 18  # of a chunk of the objective: small enough for its float64 copies to stay in the cache
+_INNER_ELEMENTS = 1 << 16  # of a chunk of the objective: small enough for its float64 copies to stay in the cache
 
 
 @dataclass(frozen=True, eq=False)

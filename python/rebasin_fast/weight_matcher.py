@@ -18,14 +18,14 @@ from rebasin_fast.cost import MatchedPair
 from rebasin_fast.permute import Permutation, validate_permutation
 from rebasin_fast.spec import PermutationSpec
 
-Init: TypeAlias = "Literal['propagate', 'identity'] | Permutation"
+Init: TypeAlias = "Literal['propagate', 'identity', 'barycentre'] | Permutation"
 MatchingMethod: TypeAlias = Literal["coordinate_descent", "frank_wolfe"]
 ComputeDtype: TypeAlias = Literal["float64", "float32", "bfloat16"]
 
 DEFAULT_CACHE_BYTES = 1 << 30
 
 _FRANK_WOLFE_STEPS = 100
-_FRANK_WOLFE_RTOL = 1e-4  # of the objective; below that coordinate descent is quicker
+_FRANK_WOLFE_RTOL = 1e-5  # of the objective; what is left coordinate descent gains quicker
 
 
 class WeightMatcher:
@@ -134,7 +134,7 @@ class WeightMatcher:
     def match(
         self,
         *,
-        init: Init = "propagate",
+        init: Init | None = None,
         method: MatchingMethod = "coordinate_descent",
         n_starts: int = 1,
         seed: int = 0,
@@ -150,9 +150,7 @@ class WeightMatcher:
         self._cache.counts, self._solver.counts = CostCounts(), SolverCounts()
         outcomes: list[_Outcome] = []
         for number in range(n_starts):
-            start, steps = self._initial(init, progress), 0
-            if method == "frank_wolfe":
-                start, steps = self._through_the_interior(start, progress)
+            start, steps = self._start(init, method, progress)
             # The first start is what a call with n_starts=1 makes, whatever their number.
             rng = np.random.default_rng(seed if number == 0 else [seed, number])
             outcomes.append(self._descended(start, rng, steps, max_sweeps, rtol, progress))
@@ -161,29 +159,38 @@ class WeightMatcher:
         descent = best.descent
         return WeightMatching(descent.permutation, best.objective, len(descent.gains), not descent.dirty, stats)
 
-    def _initial(self, init: Any, progress: Progress | None) -> dict[str, IndexArray]:
-        """Return where to begin; arrays of our own."""
+    def _start(self, init: Any, method: MatchingMethod, progress: Progress | None) -> tuple[dict[str, IndexArray], int]:
+        """Return where coordinate descent begins, and how many Frank-Wolfe steps have led there."""
+        if method == "coordinate_descent":
+            if isinstance(init, str) and init == "barycentre":
+                raise ValueError("init is 'barycentre'; expected that with method='frank_wolfe' only")
+            return self._vertex("propagate" if init is None else init, progress), 0
+        inside = init is None or (isinstance(init, str) and init == "barycentre")
+        start = None if inside else self._vertex(init, progress)
+        # Beside the matrices of iterates there must be room for those of vertices.
+        left = self._max_cache_bytes - self._cache.all_bytes
+        cache = self._cache
+        if left < cache.all_bytes:
+            cache.forget()
+            cache = CostCache(self._pair, left, self._compute_dtype)
+            cache.counts = self._cache.counts
+        steps = FrankWolfe(cache, self._solver, self._pair.sizes, _FRANK_WOLFE_RTOL, _FRANK_WOLFE_STEPS, progress)
+        return steps.run(start), steps.steps
+
+    def _vertex(self, init: Any, progress: Progress | None) -> dict[str, IndexArray]:
+        """Return the permutation `init` stands for; arrays of our own."""
         if isinstance(init, str):
             if init == "identity":
                 return {group: np.arange(size, dtype=np.int64) for group, size in self._pair.sizes.items()}
             if init == "propagate":
                 self._cache.forget()  # what it holds has terms that are not settled yet
                 return propagated(self._cache, self._solver, self._pair.sizes, progress)
-            raise ValueError(f"init is {init!r}; expected 'propagate', 'identity' or a permutation")
+            raise ValueError(f"init is {init!r}; expected 'propagate', 'identity', 'barycentre' or a permutation")
         validate_permutation(self._pair.spec, init)
         for group, size in self._pair.sizes.items():
             if len(init[group]) != size:
                 raise ValueError(f"init: group {group!r} has length {len(init[group])}; expected {size}")
         return {group: np.array(init[group], dtype=np.int64) for group in self._pair.sizes}
-
-    def _through_the_interior(self, start: Permutation, progress: Progress | None) -> tuple[dict[str, IndexArray], int]:
-        """Return where Frank-Wolfe steps lead, and their number."""
-        self._cache.forget()
-        left = self._max_cache_bytes - self._cache.all_bytes  # for the matrices of vertices, beside those of iterates
-        vertices = CostCache(self._pair, left, self._compute_dtype)
-        vertices.counts = self._cache.counts
-        steps = FrankWolfe(vertices, self._solver, self._pair.sizes, _FRANK_WOLFE_RTOL, _FRANK_WOLFE_STEPS, progress)
-        return steps.run(start), steps.steps
 
     def _descended(
         self,

@@ -16,7 +16,7 @@ def weight_matching(
     params_a: Parameters,
     params_b: Parameters,
     *,
-    init: Init = "propagate",
+    init: Init | None = None,
     method: MatchingMethod = "coordinate_descent",
     n_starts: int = 1,
     seed: int = 0,
