@@ -226,10 +226,18 @@ def test_progress_and_stats():
     spec, a, b = small_pair()
     seen = []
     found = weight_matching(spec, a, b, progress=lambda *event: seen.append(event))
-    assert seen[0] == ("weight matching, sweep 1", 1, 2)
-    assert len(seen) == 2 * found.sweeps
-    assert 2 <= found.stats.solves <= 2 * found.sweeps
-    assert 0 < found.stats.cost_seconds + found.stats.lap_seconds <= found.stats.total_seconds
+    assert seen[:3] == [
+        ("weight matching, start", 1, 2),
+        ("weight matching, start", 2, 2),
+        ("weight matching, sweep 1", 1, 2),
+    ]
+    assert len(seen) == 2 + 2 * found.sweeps
+    stats = found.stats
+    assert stats.solves + stats.skipped == 2 + 2 * found.sweeps + stats.confirmations
+    assert stats.matrices_made + stats.matrices_updated + stats.matrices_kept == stats.solves
+    assert stats.steps == 0
+    assert stats.cache_bytes == 8 * (24**2 + 20**2)
+    assert 0 < stats.cost_seconds + stats.lap_seconds <= stats.total_seconds
 
 
 def test_a_group_with_nothing_to_match_stays_put():
@@ -287,6 +295,19 @@ def test_bad_parameters_are_named(change, error, text):
         ({"rtol": -1e-3}, ValueError, "rtol is -0.001; expected a number in"),
         ({"rtol": float("nan")}, ValueError, "rtol is nan"),
         ({"rtol": None}, ValueError, "rtol is None"),
+        ({"n_starts": 0}, ValueError, "n_starts is 0; expected at least 1"),
+        ({"n_starts": 1.5}, TypeError, "n_starts is 1.5; expected an integer"),
+        ({"method": "newton"}, ValueError, "method is 'newton'; expected 'coordinate_descent' or 'frank_wolfe'"),
+        ({"init": "barycentre"}, ValueError, "init is 'barycentre'; expected that with method='frank_wolfe' only"),
+        ({"max_cache_bytes": -1}, ValueError, "max_cache_bytes is -1; expected at least 0"),
+        ({"max_cache_bytes": 1e9}, TypeError, "max_cache_bytes is 1000000000.0; expected an integer"),
+        (
+            {"max_cache_bytes": 7807, "method": "frank_wolfe"},
+            ValueError,
+            "max_cache_bytes is 7807; expected at least 7808 with method='frank_wolfe'",
+        ),
+        ({"compute_dtype": "int8"}, ValueError, "compute_dtype is 'int8'; expected"),
+        ({"compute_dtype": "bfloat16"}, ValueError, "the networks are numpy arrays; expected torch tensors"),
     ],
 )
 def test_bad_options_are_named(options, error, text):

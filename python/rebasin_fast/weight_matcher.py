@@ -127,9 +127,9 @@ class WeightMatcher:
         -------
         dict of str to ndarray of int64
         """
-        descent = self._descent(init, rtol, None)
+        descent = self._descent(_copied(init), rtol, None)
         descent.run(np.random.default_rng(seed), max_sweeps, confirm=False)
-        return descent.permutation
+        return _copied(descent.permutation)
 
     def match(
         self,
@@ -157,7 +157,9 @@ class WeightMatcher:
         best = max(outcomes, key=lambda outcome: outcome.objective[-1])
         stats = self._stats(outcomes, time.perf_counter() - began)
         descent = best.descent
-        return WeightMatching(descent.permutation, best.objective, len(descent.gains), not descent.dirty, stats)
+        return WeightMatching(
+            _copied(descent.permutation), best.objective, len(descent.gains), not descent.dirty, stats
+        )
 
     def _start(self, init: Any, method: MatchingMethod, progress: Progress | None) -> tuple[dict[str, IndexArray], int]:
         """Return where coordinate descent begins, and how many Frank-Wolfe steps have led there."""
@@ -190,7 +192,7 @@ class WeightMatcher:
         for group, size in self._pair.sizes.items():
             if len(init[group]) != size:
                 raise ValueError(f"init: group {group!r} has length {len(init[group])}; expected {size}")
-        return {group: np.array(init[group], dtype=np.int64) for group in self._pair.sizes}
+        return _copied({group: init[group] for group in self._pair.sizes})
 
     def _descended(
         self,
@@ -249,6 +251,11 @@ class _Outcome:
     descent: Descent
     objective: tuple[float, ...]
     steps: int
+
+
+def _copied(permutation: Permutation) -> dict[str, IndexArray]:
+    """Return arrays of their own: cost matrices are kept with the permutations they were made at."""
+    return {group: np.array(index, dtype=np.int64) for group, index in permutation.items()}
 
 
 def _check_options(method: object, n_starts: object, seed: object, max_sweeps: object, rtol: object) -> None:

@@ -28,9 +28,12 @@ def weight_matching(
 ) -> WeightMatching:
     """Find the permutation of B's hidden units that brings its weights closest to A's.
 
-    Coordinate descent on the sum of bilinear assignment problems, max over pi of <theta_A, pi(theta_B)>: visit the
+    That is the sum of bilinear assignment problems max over pi of <theta_A, pi(theta_B)>. Coordinate descent visits the
     groups in random order; with all others fixed, the best permutation of one group is a linear assignment problem.
-    A group none of whose neighbours has moved since it was solved is skipped: there is nothing new to solve.
+    On the way as little as possible is done twice: a group none of whose neighbours has moved since it was solved is
+    skipped; the cost matrix of one whose neighbours have moved a little is brought up to date by the columns that
+    changed; an assignment problem starts from the column duals of the last one. At the end cost matrices that came
+    about that way are made anew, and only when those have nothing to gain either is the answer called converged.
 
     Parameters
     ----------
@@ -39,8 +42,18 @@ def weight_matching(
     params_a, params_b : mapping of str to array
         State dicts of one architecture: numpy arrays or torch tensors, any float dtype, any device. Running
         statistics and integer buffers may be among them; they are not matched. Never modified.
-    init : "identity" or mapping of str to int64 array
-        Where to begin; the paper begins with the identity.
+    init : {"propagate", "identity", "barycentre"} or mapping of str to int64 array, optional
+        Where to begin. ``"propagate"``, the default of coordinate descent, solves the groups outward from the fixed
+        axes, inputs and outputs, each on those of its terms alone whose other axes are settled already. The paper
+        begins with ``"identity"``. ``"barycentre"``, the default of Frank-Wolfe and for it only, is the mean of all
+        permutations.
+    method : {"coordinate_descent", "frank_wolfe"}, default "coordinate_descent"
+        ``"frank_wolfe"`` moves all groups at once through doubly stochastic matrices, each step towards the
+        permutations the gradient favours (one assignment problem for every group), exactly as far as the objective
+        rises; the end is rounded to permutations and polished by coordinate descent. For networks whose parameters
+        have at most two groups on their axes.
+    n_starts : int, default 1
+        So many descents, with other visiting orders; the best counts.
     seed : int, default 0
         Order of the visits. The same seed gives the same answer.
     max_sweeps : int, default 100
@@ -48,8 +61,15 @@ def weight_matching(
     rtol : float, default 1e-7
         A new permutation of a group is accepted only if it gains more than `rtol` times the sum of the magnitudes
         it is made of; below that lies rounding.
+    compute_dtype : {"float64", "float32", "bfloat16"}, optional
+        What the factors of matrix products are rounded to. Default: float64 where a parameter has it, else float32;
+        narrower floats are widened to float32 a panel at a time. bfloat16 needs torch tensors and rounds products,
+        too; the objective is then summed from the parameters after every sweep, and a sweep that lowers it is undone.
+    max_cache_bytes : int, default 2**30
+        Cost matrices are kept up to this sum. Beside it matching takes about twice the largest cost matrix, however
+        large the networks are, and what the matrix products take for themselves.
     progress : callable, optional
-        ``progress(stage, done, total)``, after every group.
+        ``progress(stage, done, total)``, after every group and every Frank-Wolfe step.
 
     Returns
     -------
@@ -62,12 +82,25 @@ def weight_matching(
         If a matched parameter does not hold floating-point numbers.
     ValueError
         If a state dict or `init` does not fit `spec`, shapes differ, values are not finite, or an option is out of
-        its range.
+        its range; with ``"frank_wolfe"`` also if a parameter has more than two groups on its axes, or one cost matrix
+        for every group does not fit into `max_cache_bytes`.
+
+    See Also
+    --------
+    WeightMatcher : for matching again and again, with an A that changes.
+
+    Notes
+    -----
+    @NOTES@
 
     References
     ----------
     .. [1] S. K. Ainsworth, J. Hayase, S. Srinivasa (2023). Git Re-Basin: Merging Models modulo Permutation
        Symmetries. ICLR 2023, arXiv:2209.04836, Algorithm 1.
+    .. [2] D. Crisostomi, M. Fumero, D. Baieri, F. Bernard, E. Rodola (2024). C2M3: Cycle-Consistent Multi-Model
+       Merging. NeurIPS 2024, arXiv:2405.17897.
+    .. [3] M. Frank, P. Wolfe (1956). An algorithm for quadratic programming. Naval Research Logistics Quarterly 3,
+       95-110. doi:10.1002/nav.3800030109
 
     Examples
     --------
