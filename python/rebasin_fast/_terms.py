@@ -80,6 +80,7 @@ class Term:
             a = self._panel(self.a if axis == self.own else narrow(self.a, axis, start, stop), axis)
             b = self._gathered_b(axis, start, stop, indices)
             add_product(total, cast(a, precision.factors), cast(b, precision.factors))
+            del a, b  # before the next panels are gathered
 
     def averaged(self, dtype: str) -> Term:
         """Return the term at the barycentre: every other group's matrix is the mean of all its permutations."""
@@ -106,23 +107,25 @@ class Term:
         fixed = [(other, others[group]) for other, group in self.others if other != axis]
         for start, stop in self._chunks(axis, len(units), precision):
             some = units[start:stop]
+            change = self._b_panel(new[some], axis, fixed, precision.total)
+            change = change - self._b_panel(old[some], axis, fixed, precision.total)
             a = self._panel(self._taken(self.a, axis, some), axis)
-            after, before = (cast(self._b_panel(index[some], axis, fixed), precision.total) for index in (new, old))
-            add_product(total, cast(a, precision.factors), cast(after - before, precision.factors))
+            add_product(total, cast(a, precision.factors), cast(change, precision.factors))
+            del a, change  # before the next panels are gathered
 
     def _gathered_b(self, axis: int, start: int, stop: int, indices: dict[int, IndexArray]) -> Array:
         fixed = [(other, index) for other, index in indices.items() if other != axis]
         if axis in indices:
-            return self._b_panel(indices[axis][start:stop], axis, fixed)
+            return self._b_panel(indices[axis][start:stop], axis, fixed, None)
         b = self.b if axis == self.own else narrow(self.b, axis, start, stop)
         return self._panel(b, axis)
 
-    def _b_panel(self, index: IndexArray, axis: int, fixed: list[tuple[int, IndexArray]]) -> Array:
+    def _b_panel(self, index: IndexArray, axis: int, fixed: list[tuple[int, IndexArray]], dtype: str | None) -> Array:
         b = self.b
-        if fixed:  # three groups on one array: rare, and not worth a chunk of its own
-            for other, permuted in fixed:
-                b = take(b, permuted, other)
-        return self._panel(self._taken(b, axis, index), axis)
+        for other, permuted in fixed:  # three groups on one array: rare, and not worth chunks of its own
+            b = take(b, permuted, other)
+        panel = self._panel(self._taken(b, axis, index), axis)
+        return panel if dtype is None else cast(panel, dtype)
 
     def _taken(self, array: Array, axis: int, index: IndexArray) -> Array:
         """Return the entries `index` of `axis`, laid out as `_panel` wants them: gather and reordering in one copy."""
@@ -152,7 +155,7 @@ class Term:
 
     def _chunks(self, axis: int, length: int, precision: Precision) -> Iterator[tuple[int, int]]:
         wide = 1 if axis == self.own else self.per_entry(axis)
-        step = max(1, precision.panel_bytes // max(1, 8 * self.units * wide))
+        step = max(1, precision.panel_bytes // max(1, 12 * self.units * wide))  # up to three panels of float32 at once
         for start in range(0, length, step):
             yield start, min(start + step, length)
 
