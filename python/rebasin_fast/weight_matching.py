@@ -91,7 +91,28 @@ def weight_matching(
 
     Notes
     -----
-    @NOTES@
+    Measured on pairs of trained 784-512-512-512-10 networks (5 epochs of Adam, five pairs each of MNIST and
+    Fashion-MNIST), one thread, medians; the gain is that of the objective over the paper's start, pair by pair over all
+    15 pairs of six networks, and the barrier that of the test loss:
+
+    ===================================  ============  =============  =============  ================
+    ..                                   seconds       gain, MNIST    gain, Fashion  barrier
+    ===================================  ============  =============  =============  ================
+    the paper's, in plain torch, SciPy   0.67, 0.50    0              0              0.0041, 0.0131
+    ``init="identity"``                  0.10, 0.10    0              0              0.0041, 0.0131
+    ``init="propagate"``                 0.07, 0.08    +0.03 %        +0.01 %        0.0039, 0.0156
+    ``method="frank_wolfe"``             0.22, 0.21    +0.36 %        +0.41 %        0.0031, 0.0090
+    ===================================  ============  =============  =============  ================
+
+    So the start outward is the default because it is quicker and on average no worse: pair by pair it ends above the
+    paper's start about as often as below it. On planted permutations under noise it finds many more of the units, and
+    with little noise every one before the first sweep. Frank-Wolfe ended higher in all 30 pairs; take it where an
+    objective a little higher is worth three times the time. Five starts gain less than it in twice its time.
+
+    With ``compute_dtype="bfloat16"`` the answer is another local optimum, on these networks within 0.3 % of the float32
+    one, above as often as below. It pays where products take most of the time and the processor multiplies bfloat16
+    itself: a planted ResNet50 takes half the time, networks 512 wide gain nothing. The buffers oneDNN keeps for it
+    (up to 0.4 GiB for a ResNet50) come on top of the memory said above.
 
     References
     ----------
