@@ -9,7 +9,7 @@ from rebasin_fast._arrays import IndexArray
 
 @dataclass(frozen=True)
 class WeightMatchingStats:
-    """What was done, and where the time went; of all starts together.
+    """What was done, and where the time went; of all descents together.
 
     Attributes
     ----------

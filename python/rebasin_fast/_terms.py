@@ -29,7 +29,8 @@ class Precision:
     factors : str
         dtype the factors are rounded to before they are multiplied.
     panel_bytes : int
-        The factors are gathered a panel at a time, and a panel takes no more than this (but one entry of an axis).
+        The factors are gathered a panel at a time, and the panels of one product take no more than this (but one entry
+        of an axis). As large as can be: every product reads and writes the whole cost matrix.
     """
 
     total: str
@@ -76,7 +77,9 @@ class Term:
             return
         axis = self._long_axis()
         indices = {other: permutation[group] for other, group in self.others}
-        for start, stop in self._chunks(axis, int(self.a.shape[axis]) if axis != self.own else 1, precision):
+        length = int(self.a.shape[axis]) if axis != self.own else 1
+        copied = 1 if len(self.a.shape) < 3 or self.own == 0 else 2  # A's panel may be a view
+        for start, stop in self._chunks(axis, length, copied, precision):
             a = self._panel(self.a if axis == self.own else narrow(self.a, axis, start, stop), axis)
             b = self._gathered_b(axis, start, stop, indices)
             add_product(total, cast(a, precision.factors), cast(b, precision.factors))
@@ -105,7 +108,7 @@ class Term:
         All further axes of B are, before and after, as `others` says.
         """
         fixed = [(other, others[group]) for other, group in self.others if other != axis]
-        for start, stop in self._chunks(axis, len(units), precision):
+        for start, stop in self._chunks(axis, len(units), 3, precision):
             some = units[start:stop]
             change = self._b_panel(new[some], axis, fixed, precision.total)
             change = change - self._b_panel(old[some], axis, fixed, precision.total)
@@ -153,9 +156,10 @@ class Term:
         rest = [axis for axis in range(len(self.a.shape)) if axis != self.own]
         return max(rest, key=lambda axis: int(self.a.shape[axis]), default=self.own)
 
-    def _chunks(self, axis: int, length: int, precision: Precision) -> Iterator[tuple[int, int]]:
+    def _chunks(self, axis: int, length: int, panels: int, precision: Precision) -> Iterator[tuple[int, int]]:
+        """Yield ranges of an axis so short that so many panels of float32 fit."""
         wide = 1 if axis == self.own else self.per_entry(axis)
-        step = max(1, precision.panel_bytes // max(1, 12 * self.units * wide))  # up to three panels of float32 at once
+        step = max(1, precision.panel_bytes // max(1, 4 * panels * self.units * wide))
         for start in range(0, length, step):
             yield start, min(start + step, length)
 

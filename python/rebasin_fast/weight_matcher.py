@@ -148,14 +148,12 @@ class WeightMatcher:
         if method == "frank_wolfe":
             self._check_frank_wolfe()
         self._cache.counts, self._solver.counts = CostCounts(), SolverCounts()
-        outcomes: list[_Outcome] = []
-        for number in range(n_starts):
-            start, steps = self._start(init, method, progress)
-            # The first start is what a call with n_starts=1 makes, whatever their number.
-            rng = np.random.default_rng(seed if number == 0 else [seed, number])
-            outcomes.append(self._descended(start, rng, steps, max_sweeps, rtol, progress))
+        start, steps = self._start(init, method, progress)
+        # The first descent is what a call with n_starts=1 makes, whatever their number.
+        orders = [np.random.default_rng(seed if number == 0 else [seed, number]) for number in range(n_starts)]
+        outcomes = [self._descended(start, rng, max_sweeps, rtol, progress) for rng in orders]
         best = max(outcomes, key=lambda outcome: outcome.objective[-1])
-        stats = self._stats(outcomes, time.perf_counter() - began)
+        stats = self._stats(outcomes, steps, time.perf_counter() - began)
         descent = best.descent
         return WeightMatching(
             _copied(descent.permutation), best.objective, len(descent.gains), not descent.dirty, stats
@@ -198,7 +196,6 @@ class WeightMatcher:
         self,
         start: Permutation,
         rng: np.random.Generator,
-        steps: int,
         max_sweeps: int,
         rtol: float,
         progress: Progress | None,
@@ -208,7 +205,7 @@ class WeightMatcher:
         descent.run(rng, max_sweeps, value_of=self._pair.objective if self._coarse else None)
         value = self._pair.objective(descent.permutation)
         before = value - np.cumsum(descent.gains[::-1])[::-1]
-        return _Outcome(descent, (*map(float, before), value), steps)
+        return _Outcome(descent, (*map(float, before), value))
 
     def _descent(self, start: Permutation, rtol: float, progress: Progress | None) -> Descent:
         return Descent(self._cache, self._solver, self._neighbours, dict(start), rtol, progress)
@@ -226,7 +223,7 @@ class WeightMatcher:
                 "method='frank_wolfe', which holds a matrix for every group"
             )
 
-    def _stats(self, outcomes: list[_Outcome], seconds: float) -> WeightMatchingStats:
+    def _stats(self, outcomes: list[_Outcome], steps: int, seconds: float) -> WeightMatchingStats:
         costs, laps = self._cache.counts, self._solver.counts
         return WeightMatchingStats(
             solves=laps.solves,
@@ -236,7 +233,7 @@ class WeightMatcher:
             matrices_kept=costs.kept,
             confirmations=sum(outcome.descent.confirmations for outcome in outcomes),
             multiply_adds=costs.multiply_adds,
-            steps=sum(outcome.steps for outcome in outcomes),
+            steps=steps,
             cache_bytes=self._cache.kept_bytes,
             cost_seconds=costs.seconds,
             lap_seconds=laps.seconds,
@@ -246,11 +243,10 @@ class WeightMatcher:
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """Where one start ended, the objective on the way, and the Frank-Wolfe steps before."""
+    """Where one descent ended, and the objective on the way."""
 
     descent: Descent
     objective: tuple[float, ...]
-    steps: int
 
 
 def _copied(permutation: Permutation) -> dict[str, IndexArray]:

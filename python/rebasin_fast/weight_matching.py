@@ -53,7 +53,7 @@ def weight_matching(
         rises; the end is rounded to permutations and polished by coordinate descent. For networks whose parameters
         have at most two groups on their axes.
     n_starts : int, default 1
-        So many descents, with other visiting orders; the best counts.
+        So many descents from there, in other visiting orders; the best counts.
     seed : int, default 0
         Order of the visits. The same seed gives the same answer.
     max_sweeps : int, default 100
