@@ -72,7 +72,7 @@ class CostCache:
         self._terms = {group: terms_of(pair, group) for group in pair.spec.groups}
         width = 8 if pair.dtype == "float64" else 4
         self._bytes = {group: width * size * size for group, size in pair.sizes.items()}
-        panel = max(_SMALLEST_PANEL, max(self._bytes.values(), default=0) // 2)
+        panel = max(_SMALLEST_PANEL, max(self._bytes.values(), default=0) // 8)
         self._precision = Precision(pair.dtype, compute_dtype or pair.dtype, panel)
         self._kept = self._choose(max_cache_bytes)
         self._slots: dict[str, _Slot] = {}
