@@ -107,7 +107,7 @@ def weight_matching(
     So the start outward is the default because it is quicker and on average no worse: pair by pair it ends above the
     paper's start about as often as below it. On planted permutations under noise it finds many more of the units, and
     with little noise every one before the first sweep. Frank-Wolfe ended higher in all 30 pairs; take it where an
-    objective a little higher is worth three times the time. Five starts gain less than it in twice its time.
+    objective a little higher is worth three times the time. Five starts gain less than it in more time.
 
     With ``compute_dtype="bfloat16"`` the answer is another local optimum, on these networks within 0.3 % of the float32
     one, above as often as below. It pays where products take most of the time and the processor multiplies bfloat16
