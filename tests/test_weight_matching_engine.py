@@ -294,6 +294,17 @@ def test_bfloat16_products_end_near_and_never_fall(method):
     assert coarse.objective[-1] == pytest.approx(value_at(spec, *arrays, coarse.permutation), rel=1e-9)
 
 
+def test_projecting_with_bfloat16_products_ends_and_never_falls():
+    spec, a, b = mlp_pair((50, 60, 60, 10), dtype=np.float32)
+    matcher = WeightMatcher(spec, as_torch(a), as_torch(b), compute_dtype="bfloat16")
+    arrays = [{name: array.astype(float) for name, array in params.items()} for params in (a, b)]
+    start = random_permutation(spec, 0)
+    once = matcher.project(start)
+    again = matcher.project(once)
+    values = [value_at(spec, *arrays, permutation) for permutation in (start, once, again)]
+    assert values[0] < values[1] <= values[2]
+
+
 def test_precision_can_be_chosen_either_way():
     spec, a, b = mlp_pair((9, 31, 33, 29, 4))
     narrow = [{name: array.astype(np.float32) for name, array in params.items()} for params in (a, b)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -113,8 +114,8 @@ class WeightMatcher:
     ) -> dict[str, IndexArray]:
         """Return the permutation that coordinate descent reaches from `init`, and nothing that would cost time.
 
-        Neither is the objective summed nor convergence confirmed on new cost matrices. With an A that has moved a
-        little since, it is one cost matrix and one short assignment for every group.
+        Neither is the objective summed (but with bfloat16 products) nor convergence confirmed on new cost matrices. With
+        an A that has moved a little since, it is one cost matrix and one short assignment for every group.
 
         Parameters
         ----------
@@ -128,7 +129,7 @@ class WeightMatcher:
         dict of str to ndarray of int64
         """
         descent = self._descent(_copied(init), rtol, None)
-        descent.run(np.random.default_rng(seed), max_sweeps, confirm=False)
+        descent.run(np.random.default_rng(seed), max_sweeps, confirm=False, value_of=self._value_of())
         return _copied(descent.permutation)
 
     def match(
@@ -201,14 +202,17 @@ class WeightMatcher:
         progress: Progress | None,
     ) -> _Outcome:
         descent = self._descent(start, rtol, progress)
-        # Products of bfloat16 factors are too coarse for a sum of their differences to be believed.
-        descent.run(rng, max_sweeps, value_of=self._pair.objective if self._coarse else None)
+        descent.run(rng, max_sweeps, value_of=self._value_of())
         value = self._pair.objective(descent.permutation)
         before = value - np.cumsum(descent.gains[::-1])[::-1]
         return _Outcome(descent, (*map(float, before), value))
 
     def _descent(self, start: Permutation, rtol: float, progress: Progress | None) -> Descent:
         return Descent(self._cache, self._solver, self._neighbours, dict(start), rtol, progress)
+
+    def _value_of(self) -> Callable[[Permutation], float] | None:
+        """Return what sweeps are held against: sums of differences of bfloat16 products are not to be believed."""
+        return self._pair.objective if self._coarse else None
 
     def _check_frank_wolfe(self) -> None:
         for param, matched in self._pair.arrays.items():
