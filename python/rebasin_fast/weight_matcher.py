@@ -114,7 +114,7 @@ class WeightMatcher:
     ) -> dict[str, IndexArray]:
         """Return the permutation that coordinate descent reaches from `init`, and nothing that would cost time.
 
-        Neither is the objective summed (but with bfloat16 products) nor convergence confirmed on new cost matrices. With
+        Neither is the objective summed (but with bfloat16 products) nor convergence confirmed on new matrices. With
         an A that has moved a little since, it is one cost matrix and one short assignment for every group.
 
         Parameters
