@@ -40,6 +40,11 @@ $(BENCH_SCRIPTS:%=bench-%): bench-%: $(VENV)/.installed-bench
 	$(BIN)/python bench/install_peers.py lap lapx lapjv
 	$(BIN)/python bench/$*.py --json build/bench/$*.json $(BENCH)
 
+.PHONY: bench-matching
+bench-matching: $(VENV)/.installed-test
+	@mkdir -p build/bench
+	$(BIN)/python bench/weight_matching.py --json build/bench/weight_matching.json $(BENCH)
+
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

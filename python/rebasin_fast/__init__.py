@@ -43,6 +43,7 @@ from rebasin_fast.spec import Axis, Member, PermutationSpec
 from rebasin_fast.straight_through import StraightThrough, StraightThroughStats, straight_through
 from rebasin_fast.symmetries import count_symmetries
 from rebasin_fast.verify import Verification, verify_assignment
+from rebasin_fast.weight_matcher import WeightMatcher
 from rebasin_fast.weight_matching import WeightMatching, WeightMatchingStats, weight_matching
 from rebasin_fast.wreath import WreathAssignment, solve_wreath_assignment
 
@@ -77,6 +78,7 @@ __all__ = [  # in the order of the data flow
     "invert",
     "compose",
     "weight_matching",
+    "WeightMatcher",
     "WeightMatching",
     "WeightMatchingStats",
     "match_blocks",

@@ -6,7 +6,7 @@ torch is never imported here; a tensor can only reach us if its library is alrea
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,7 +43,9 @@ def is_finite(array: Array) -> bool:
     """Say whether an array of floating-point numbers holds neither NaN nor infinity."""
     torch = torch_of(array)
     if torch is not None:
-        return bool(torch.isfinite(array.detach()).all())
+        array = array.detach()
+        # A sum is NaN or infinite if one term is, and costs a tenth of testing them all. It may also overflow.
+        return bool(torch.isfinite(array.sum())) or bool(torch.isfinite(array).all())
     return bool(np.isfinite(array).all())
 
 
@@ -96,9 +98,74 @@ def memory_key(array: Array) -> tuple[Any, ...]:
     return (*view, tuple(array.shape)) if view[0] else (id(array),)
 
 
-def same_library(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return both arrays, as numpy if one of them is numpy and the other is not."""
-    return (a, b) if torch_of(a) is torch_of(b) else (to_numpy(a), to_numpy(b))
+def common_home(arrays: Iterable[Array]) -> Array | None:
+    """Return an array that all the others can join: the first tensor where all are torch tensors, else None."""
+    first = None
+    for array in arrays:
+        if torch_of(array) is None:
+            return None
+        first = array if first is None else first
+    return first
+
+
+def brought_home(array: Array, home: Array | None) -> Array:
+    """Return `array` on the device of the tensor `home`, or as numpy where that is None; no autograd history."""
+    return to_numpy(array) if home is None else array.detach().to(home.device)
+
+
+def is_wide(array: Array) -> bool:
+    """Say whether float32 could not hold the elements of an array of floating-point numbers."""
+    return bool(array.dtype.itemsize > 4)
+
+
+def cast(array: Array, dtype: str) -> Array:
+    """Return `array` with elements of `dtype`, without a copy where it has them already."""
+    torch = torch_of(array)
+    return array.astype(dtype, copy=False) if torch is None else array.to(getattr(torch, dtype))
+
+
+def narrow(array: Array, axis: int, start: int, stop: int) -> Array:
+    """Return a view of the slices `start` to `stop` of `array` along `axis`."""
+    return array[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def reorder_axes(array: Array, order: Sequence[int]) -> Array:
+    """Return a view whose axis k is axis ``order[k]`` of `array`."""
+    return array.permute(*order) if torch_of(array) is not None else array.transpose(order)
+
+
+def zero_matrix(size: int, like: Array, dtype: str) -> Array:
+    """Return a (size, size) matrix of zeros in the library and on the device of `like`."""
+    torch = torch_of(like)
+    if torch is None:
+        return np.zeros((size, size), dtype=dtype)
+    return torch.zeros((size, size), dtype=getattr(torch, dtype), device=like.device)
+
+
+def join_columns(panels: Sequence[Array]) -> Array:
+    """Return the matrices in `panels`, all with as many rows, side by side in a new one."""
+    torch = torch_of(panels[0])
+    return np.concatenate(panels, axis=1) if torch is None else torch.cat(list(panels), dim=1)
+
+
+def add_product(total: Array, a: Array, b: Array) -> None:
+    """Add ``a @ b.T`` to `total`, in place. Factors narrower than `total` are multiplied as they are, then widened."""
+    if torch_of(total) is None:
+        block = max(256, len(total) // 4)  # numpy must make the product before it can add it: not all of it at once
+        for start in range(0, len(total), block):
+            total[start : start + block] += a[start : start + block] @ b.T
+    elif a.dtype == total.dtype:
+        total.addmm_(a, b.T)
+    else:
+        total += a @ b.T
+
+
+def blend(total: Array, other: Array, weight: float) -> None:
+    """Move `total` the share `weight` of the way to `other`, in place."""
+    if torch_of(total) is None:
+        total += weight * (other - total)
+    else:
+        total.lerp_(other, weight)
 
 
 def to_compute(a: Array, b: Array) -> tuple[Array, Array]:
@@ -151,18 +218,17 @@ def to_numpy(array: Array) -> npt.NDArray[Any]:
     return np.asarray((array.float() if array.dtype == torch.bfloat16 else array).numpy())
 
 
-def unfold(array: Array, axis: int, units: int) -> Array:
-    """Return `array` as a (units, -1) matrix whose row k holds unit k along `axis`; a view where strides allow."""
-    moved = array.movedim(axis, 0) if torch_of(array) is not None else np.moveaxis(array, axis, 0)
-    return moved.reshape(units, -1)
-
-
 def inner(a: Array, b: Array) -> float:
     """Return the inner product of two arrays of one shape, summed in float64."""
-    torch = torch_of(a)
-    if torch is not None:
-        return float((a.to(torch.float64) * b.to(torch.float64)).sum())
-    return float(np.sum(np.multiply(a, b, dtype=np.float64)))
+    if torch_of(a) is not None:
+        return float(a.reshape(-1).double().dot(b.reshape(-1).double()))
+    return float(np.dot(a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)))
+
+
+def summed(array: Array, axis: int, dtype: str) -> Array:
+    """Return the sums along `axis`, in `dtype`."""
+    torch = torch_of(array)
+    return array.sum(axis=axis, dtype=dtype) if torch is None else array.sum(dim=axis, dtype=getattr(torch, dtype))
 
 
 def as_numpy_cost(cost_matrix: Any) -> npt.NDArray[Any]:

@@ -1,33 +1,56 @@
-"""Cost matrices of weight matching: for one group, how well every unit of A goes with every unit of B."""
+"""What weight matching maximises: the inner product of A and the permuted B, over the parameters that count."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from rebasin_fast._arrays import (
     Array,
+    IndexArray,
     Parameters,
+    brought_home,
+    common_home,
     inner,
     is_finite,
     is_floating,
-    same_library,
+    is_wide,
+    narrow,
     take,
-    to_compute,
-    to_numpy,
-    unfold,
 )
-from rebasin_fast.permute import Permutation, entries_of_units
-from rebasin_fast.spec import Member, PermutationSpec
+from rebasin_fast.permute import Permutation
+from rebasin_fast.spec import PermutationSpec
+
+_INNER_ELEMENTS = 1 << 16  # of a chunk of the objective: small enough for its float64 copies to stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedArray:
+    """One parameter of both networks, laid out so that a unit is one entry of its axis.
+
+    Attributes
+    ----------
+    a, b : array
+        Of one shape. An axis with blocks has become two: units, and the entries of a unit. Views of the caller's
+        memory where library and device allow, in the caller's dtype.
+    groups : tuple of (str or None)
+        The group on every axis, or None.
+    """
+
+    a: Array
+    b: Array
+    groups: tuple[str | None, ...]
+
+    @property
+    def degree(self) -> int:
+        """How many groups move it."""
+        return sum(group is not None for group in self.groups)
 
 
 class MatchedPair:
-    """The matched parameters of two networks, checked and in the precision matching works in.
-
-    float64 stays float64 where either network has it, every narrower float becomes float32. Nothing of the caller's
-    is modified; arrays that already have that dtype are not copied.
+    """The matched parameters of two networks, checked. Nothing of the caller's is modified or copied without need.
 
     Parameters
     ----------
@@ -35,6 +58,17 @@ class MatchedPair:
         The architecture of both.
     params_a, params_b : mapping of str to array
         State dicts of numpy arrays or torch tensors.
+    dtype : str, optional
+        What matching works in. Default: ``"float64"`` where a parameter of either network has it, else ``"float32"``.
+
+    Attributes
+    ----------
+    arrays : dict of str to MatchedArray
+        The parameters that are terms of the objective. Tensors all lie on the device of the first one of A.
+    sizes : dict of str to int
+        Units of every group.
+    dtype : str
+        What matching works in.
 
     Raises
     ------
@@ -44,62 +78,105 @@ class MatchedPair:
         If a state dict does not fit `spec`, the shapes of A and B differ, or a parameter holds NaN or infinity.
     """
 
-    def __init__(self, spec: PermutationSpec, params_a: Parameters, params_b: Parameters) -> None:
+    def __init__(
+        self, spec: PermutationSpec, params_a: Parameters, params_b: Parameters, dtype: str | None = None
+    ) -> None:
         spec.validate(params_a, "params_a")
         spec.validate(params_b, "params_b")
         self.spec = spec
-        self.a: dict[str, Array] = {}
-        self.b: dict[str, Array] = {}
-        for param in spec.params:
-            a, b = params_a[param], params_b[param]
-            if tuple(a.shape) != tuple(b.shape):
-                raise ValueError(
-                    f"params_b[{param!r}] has shape {tuple(b.shape)}; expected {tuple(a.shape)}, as in params_a"
-                )
-            # Arrays that no group moves add a constant to the objective; integers among them are no weights.
-            if spec.matched(param) and (any(spec.axes[param]) or (is_floating(a) and is_floating(b))):
-                _require_finite_floats(f"params_a[{param!r}]", a)
-                _require_finite_floats(f"params_b[{param!r}]", b)
-                self.a[param], self.b[param] = to_compute(*same_library(a, b))
+        self.sizes = spec.group_sizes(params_a)
+        names = [param for param in spec.params if self._counts(param, params_a, params_b)]
+        for param in names:
+            _require_finite_floats(f"params_a[{param!r}]", params_a[param])
+            _require_finite_floats(f"params_b[{param!r}]", params_b[param])
+        every = [params[param] for params in (params_a, params_b) for param in names]
+        self._home = common_home(every)
+        self.dtype = dtype or ("float64" if any(is_wide(array) for array in every) else "float32")
+        self._shapes = {param: tuple(params_a[param].shape) for param in names}
+        self.arrays = {param: self._laid_out(param, params_a[param], params_b[param]) for param in names}
 
-    def members(self, group: str) -> list[Member]:
-        """Return the members of `group` that are terms of the objective."""
-        return [member for member in self.spec.groups[group] if member.param in self.a]
+    def with_a(self, params_a: Parameters) -> MatchedPair:
+        """Return the pair of another A, of the same shapes, and the same B.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the class.
+        """
+        self.spec.validate(params_a, "params_a")
+        other = object.__new__(MatchedPair)
+        other.__dict__ |= {**self.__dict__, "arrays": {}}
+        for param, matched in self.arrays.items():
+            _require_finite_floats(f"params_a[{param!r}]", params_a[param])
+            came, expected = tuple(params_a[param].shape), self._shapes[param]
+            if came != expected:
+                raise ValueError(f"params_a[{param!r}] has shape {came}; expected {expected}, as in params_b")
+            a = brought_home(params_a[param], self._home).reshape(tuple(matched.a.shape))
+            other.arrays[param] = MatchedArray(a, matched.b, matched.groups)
+        return other
 
     def objective(self, permutation: Permutation) -> float:
         """Return the inner product of A and the permuted B over the matched parameters, summed in float64."""
-        return sum(inner(a, self.permuted(param, permutation)) for param, a in self.a.items())
+        return sum(self.param_objective(param, permutation) for param in self.arrays)
 
-    def permuted(self, param: str, permutation: Permutation, leave: int | None = None) -> Array:
-        """Return B's `param` with every axis permuted but axis number `leave`."""
-        array = self.b[param]
-        for i, axis in enumerate(self.spec.axes[param]):
-            if axis is not None and i != leave:
-                array = take(array, entries_of_units(permutation[axis.group], axis.block), i)
-        return array
+    def param_objective(self, param: str, permutation: Permutation) -> float:
+        """Return what one parameter adds to the objective."""
+        matched = self.arrays[param]
+        if not matched.groups:
+            return inner(matched.a, matched.b)
+        first, *rest = (None if group is None else permutation[group] for group in matched.groups)
+        total = 0.0
+        for start, stop in _chunks(matched.a.shape):
+            b = narrow(matched.b, 0, start, stop) if first is None else take(matched.b, first[start:stop], 0)
+            for axis, index in enumerate(rest, start=1):
+                b = b if index is None else take(b, index, axis)
+            total += inner(narrow(matched.a, 0, start, stop), b)
+        return total
 
-    def cost_matrix(self, group: str, permutation: Permutation, size: int) -> npt.NDArray[np.floating]:
-        """Return the (size, size) matrix S to be maximised: S[i, j] = <unit i of A, unit j of B>, others permuted.
+    def neighbours(self) -> dict[str, frozenset[str]]:
+        """Return for every group the groups it shares a parameter with: those whose costs change when it does."""
+        found: dict[str, set[str]] = {group: set() for group in self.spec.groups}
+        for matched in self.arrays.values():
+            on_it = {group for group in matched.groups if group is not None}
+            for group in on_it:
+                found[group] |= on_it - {group}
+        return {group: frozenset(others) for group, others in found.items()}
 
-        Sum over the members of A_axis . B_axis^T (Ainsworth et al. 2023, equation 2): each member laid out with its
-        units as rows, every other axis of B permuted as `permutation` says.
-        """
-        total: Array = None
-        for member in self.members(group):
-            rows_a = unfold(self.a[member.param], member.axis, size)
-            rows_b = unfold(self.permuted(member.param, permutation, leave=member.axis), member.axis, size)
-            product = rows_a @ rows_b.T
-            total = product if total is None else total + product
-        return np.zeros((size, size), dtype=np.float32) if total is None else to_numpy(total)
+    def _counts(self, param: str, params_a: Parameters, params_b: Parameters) -> bool:
+        # Arrays that no group moves add a constant to the objective; integers among them are no weights.
+        moved = any(self.spec.axes[param])
+        floats = is_floating(params_a[param]) and is_floating(params_b[param])
+        return self.spec.matched(param) and (moved or floats)
+
+    def _laid_out(self, param: str, a: Array, b: Array) -> MatchedArray:
+        if tuple(a.shape) != tuple(b.shape):
+            raise ValueError(
+                f"params_b[{param!r}] has shape {tuple(b.shape)}; expected {tuple(a.shape)}, as in params_a"
+            )
+        shape: list[int] = []
+        groups: list[str | None] = []
+        for length, axis in zip(a.shape, self.spec.axes[param], strict=True):
+            if axis is None or axis.block == 1:
+                shape.append(int(length))
+                groups.append(None if axis is None else axis.group)
+            else:
+                shape += [int(length) // axis.block, axis.block]
+                groups += [axis.group, None]
+        a, b = (brought_home(array, self._home).reshape(shape) for array in (a, b))
+        return MatchedArray(a, b, tuple(groups))
 
 
-def neighbours(pair: MatchedPair) -> Mapping[str, frozenset[str]]:
-    """Return for every group the groups it shares a matched parameter with: those whose change changes its costs."""
-    axes = {param: {axis.group for axis in pair.spec.axes[param] if axis is not None} for param in pair.a}
-    return {
-        group: frozenset().union(*(axes[member.param] for member in pair.members(group))) - {group}
-        for group in pair.spec.groups
-    }
+def moved_units(old: IndexArray, new: IndexArray) -> IndexArray:
+    """Return the positions at which two permutations differ."""
+    return np.flatnonzero(old != new) if old is not new else np.empty(0, dtype=np.int64)
+
+
+def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield ranges of the first axis that hold about `_INNER_ELEMENTS` elements."""
+    width = max(1, int(np.prod(shape[1:])))
+    step = max(1, _INNER_ELEMENTS // width)
+    for start in range(0, shape[0], step):
+        yield start, min(start + step, shape[0])
 
 
 def _require_finite_floats(name: str, array: Array) -> None:

@@ -2,62 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
-
-from rebasin_fast._arrays import IndexArray, Parameters
+from rebasin_fast._arrays import Parameters
+from rebasin_fast._matching_result import WeightMatching, WeightMatchingStats
 from rebasin_fast._progress import Progress
-from rebasin_fast.cost import MatchedPair, neighbours
-from rebasin_fast.lap import linear_sum_assignment
-from rebasin_fast.permute import Permutation, identity_permutation, validate_permutation
 from rebasin_fast.spec import PermutationSpec
+from rebasin_fast.weight_matcher import DEFAULT_CACHE_BYTES, ComputeDtype, Init, MatchingMethod, WeightMatcher
 
-
-@dataclass(frozen=True)
-class WeightMatchingStats:
-    """Where the time went.
-
-    Attributes
-    ----------
-    solves : int
-        Linear assignment problems solved.
-    cost_seconds, lap_seconds, total_seconds : float
-        Time in building cost matrices, in solving them, and in all.
-    """
-
-    solves: int
-    cost_seconds: float
-    lap_seconds: float
-    total_seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class WeightMatching:
-    """The outcome of `weight_matching`.
-
-    Attributes
-    ----------
-    permutation : dict of str to ndarray of int64
-        For every group the index array that aligns B to A; for `apply_permutation`.
-    objective : tuple of float
-        Inner product of A and the permuted B: at the start, then after every sweep. Never falls.
-    sweeps : int
-        Sweeps made.
-    converged : bool
-        Whether no group had anything left to gain; False if `max_sweeps` came first.
-    stats : WeightMatchingStats
-        Solves and seconds.
-    """
-
-    permutation: dict[str, IndexArray]
-    objective: tuple[float, ...]
-    sweeps: int
-    converged: bool
-    stats: WeightMatchingStats
+__all__ = ["WeightMatching", "WeightMatchingStats", "weight_matching"]
 
 
 def weight_matching(
@@ -65,17 +16,24 @@ def weight_matching(
     params_a: Parameters,
     params_b: Parameters,
     *,
-    init: Literal["identity"] | Permutation = "identity",
+    init: Init | None = None,
+    method: MatchingMethod = "coordinate_descent",
+    n_starts: int = 1,
     seed: int = 0,
     max_sweeps: int = 100,
     rtol: float = 1e-7,
+    compute_dtype: ComputeDtype | None = None,
+    max_cache_bytes: int = DEFAULT_CACHE_BYTES,
     progress: Progress | None = None,
 ) -> WeightMatching:
     """Find the permutation of B's hidden units that brings its weights closest to A's.
 
-    Coordinate descent on the sum of bilinear assignment problems, max over pi of <theta_A, pi(theta_B)>: visit the
+    That is the sum of bilinear assignment problems max over pi of <theta_A, pi(theta_B)>. Coordinate descent visits the
     groups in random order; with all others fixed, the best permutation of one group is a linear assignment problem.
-    A group none of whose neighbours has moved since it was solved is skipped: there is nothing new to solve.
+    On the way as little as possible is done twice: a group none of whose neighbours has moved since it was solved is
+    skipped; the cost matrix of one whose neighbours have moved a little is brought up to date by the columns that
+    changed; an assignment problem starts from the column duals of the last one. At the end cost matrices that came
+    about that way are made anew, and only when those have nothing to gain either is the answer called converged.
 
     Parameters
     ----------
@@ -84,8 +42,18 @@ def weight_matching(
     params_a, params_b : mapping of str to array
         State dicts of one architecture: numpy arrays or torch tensors, any float dtype, any device. Running
         statistics and integer buffers may be among them; they are not matched. Never modified.
-    init : "identity" or mapping of str to int64 array
-        Where to begin; the paper begins with the identity.
+    init : {"propagate", "identity", "barycentre"} or mapping of str to int64 array, optional
+        Where to begin. ``"propagate"``, the default of coordinate descent, solves the groups outward from the fixed
+        axes, inputs and outputs, each on those of its terms alone whose other axes are settled already. The paper
+        begins with ``"identity"``. ``"barycentre"``, the default of Frank-Wolfe and for it only, is the mean of all
+        permutations.
+    method : {"coordinate_descent", "frank_wolfe"}, default "coordinate_descent"
+        ``"frank_wolfe"`` moves all groups at once through doubly stochastic matrices, each step towards the
+        permutations the gradient favours (one assignment problem for every group), exactly as far as the objective
+        rises; the end is rounded to permutations and polished by coordinate descent. For networks whose parameters
+        have at most two groups on their axes.
+    n_starts : int, default 1
+        So many descents from there, in other visiting orders; the best counts.
     seed : int, default 0
         Order of the visits. The same seed gives the same answer.
     max_sweeps : int, default 100
@@ -93,8 +61,15 @@ def weight_matching(
     rtol : float, default 1e-7
         A new permutation of a group is accepted only if it gains more than `rtol` times the sum of the magnitudes
         it is made of; below that lies rounding.
+    compute_dtype : {"float64", "float32", "bfloat16"}, optional
+        What the factors of matrix products are rounded to. Default: float64 where a parameter has it, else float32;
+        narrower floats are widened to float32 a panel at a time. bfloat16 needs torch tensors and rounds products,
+        too; the objective is then summed from the parameters after every sweep, and a sweep that lowers it is undone.
+    max_cache_bytes : int, default 2**30
+        Cost matrices are kept up to this sum. Beside it matching takes about twice the largest cost matrix, however
+        large the networks are, and what the matrix products take for themselves.
     progress : callable, optional
-        ``progress(stage, done, total)``, after every group.
+        ``progress(stage, done, total)``, after every group and every Frank-Wolfe step.
 
     Returns
     -------
@@ -107,12 +82,46 @@ def weight_matching(
         If a matched parameter does not hold floating-point numbers.
     ValueError
         If a state dict or `init` does not fit `spec`, shapes differ, values are not finite, or an option is out of
-        its range.
+        its range; with ``"frank_wolfe"`` also if a parameter has more than two groups on its axes, or one cost matrix
+        for every group does not fit into `max_cache_bytes`.
+
+    See Also
+    --------
+    WeightMatcher : for matching again and again, with an A that changes.
+
+    Notes
+    -----
+    Measured on pairs of trained 784-512-512-512-10 networks (5 epochs of Adam, five pairs each of MNIST and
+    Fashion-MNIST), one thread, medians; the gain is that of the objective over the paper's start, pair by pair over all
+    15 pairs of six networks, and the barrier that of the test loss:
+
+    ===================================  ============  =============  =============  ================
+    ..                                   seconds       gain, MNIST    gain, Fashion  barrier
+    ===================================  ============  =============  =============  ================
+    the paper's, in plain torch, SciPy   0.67, 0.50    0              0              0.0041, 0.0131
+    ``init="identity"``                  0.10, 0.10    0              0              0.0041, 0.0131
+    ``init="propagate"``                 0.07, 0.08    +0.03 %        +0.01 %        0.0039, 0.0156
+    ``method="frank_wolfe"``             0.22, 0.21    +0.36 %        +0.41 %        0.0031, 0.0090
+    ===================================  ============  =============  =============  ================
+
+    So the start outward is the default because it is quicker and on average no worse: pair by pair it ends above the
+    paper's start about as often as below it. On planted permutations under noise it finds many more of the units, and
+    with little noise every one before the first sweep. Frank-Wolfe ended higher in all 30 pairs; take it where an
+    objective a little higher is worth three times the time. Five starts gain less than it in more time.
+
+    With ``compute_dtype="bfloat16"`` the answer is another local optimum, on these networks within 0.3 % of the float32
+    one, above as often as below. It pays where products take most of the time and the processor multiplies bfloat16
+    itself: a planted ResNet50 takes half the time, networks 512 wide gain nothing. The buffers oneDNN keeps for it
+    (up to 0.4 GiB for a ResNet50) come on top of the memory said above.
 
     References
     ----------
     .. [1] S. K. Ainsworth, J. Hayase, S. Srinivasa (2023). Git Re-Basin: Merging Models modulo Permutation
        Symmetries. ICLR 2023, arXiv:2209.04836, Algorithm 1.
+    .. [2] D. Crisostomi, M. Fumero, D. Baieri, F. Bernard, E. Rodola (2024). C2M3: Cycle-Consistent Multi-Model
+       Merging. NeurIPS 2024, arXiv:2405.17897.
+    .. [3] M. Frank, P. Wolfe (1956). An algorithm for quadratic programming. Naval Research Logistics Quarterly 3,
+       95-110. doi:10.1002/nav.3800030109
 
     Examples
     --------
@@ -127,86 +136,13 @@ def weight_matching(
     >>> all(np.array_equal(a[name], aligned[name]) for name in a)
     True
     """
-    began = time.perf_counter()
-    _check_options(spec, seed, max_sweeps, rtol)
-    pair = MatchedPair(spec, params_a, params_b)
-    descent = _Descent(pair, _initial(spec, init, params_a), rtol, progress)
-    objective = [pair.objective(descent.permutation)]
-    rng = np.random.default_rng(seed)
-    while descent.dirty and len(objective) <= max_sweeps:
-        before = dict(descent.permutation)
-        descent.sweep(rng, number=len(objective))
-        now = pair.objective(descent.permutation)
-        if now < objective[-1]:  # every step gained by its own cost matrix, so all that happened was rounding
-            descent.permutation, now = before, objective[-1]
-            descent.dirty.clear()
-        objective.append(now)
-    stats = WeightMatchingStats(descent.solves, descent.cost_seconds, descent.lap_seconds, time.perf_counter() - began)
-    return WeightMatching(descent.permutation, tuple(objective), len(objective) - 1, not descent.dirty, stats)
-
-
-@dataclass
-class _Descent:
-    """The state of one coordinate descent."""
-
-    pair: MatchedPair
-    permutation: dict[str, IndexArray]
-    rtol: float
-    progress: Progress | None
-    dirty: set[str] = field(init=False)
-    solves: int = 0
-    cost_seconds: float = 0.0
-    lap_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.dirty = set(self.pair.spec.groups)
-        self._neighbours = neighbours(self.pair)
-
-    def sweep(self, rng: np.random.Generator, number: int) -> None:
-        """Visit every group once, in random order, and solve those with something new to gain."""
-        groups = list(self.pair.spec.groups)
-        for done, k in enumerate(rng.permutation(len(groups)), start=1):
-            if groups[k] in self.dirty:
-                self.dirty.discard(groups[k])
-                if self._solve(groups[k]):
-                    self.dirty |= self._neighbours[groups[k]]
-            if self.progress is not None:
-                self.progress(f"weight matching, sweep {number}", done, len(groups))
-
-    def _solve(self, group: str) -> bool:
-        """Give `group` its best permutation, the others fixed; say whether it moved."""
-        old = self.permutation[group]
-        began = time.perf_counter()
-        similarity = self.pair.cost_matrix(group, self.permutation, len(old))
-        built = time.perf_counter()
-        rows, new = linear_sum_assignment(similarity, maximize=True)
-        self.cost_seconds += built - began
-        self.lap_seconds += time.perf_counter() - built
-        self.solves += 1
-        gained: npt.NDArray[np.float64] = similarity[rows, new].astype(np.float64)
-        gain = float(gained.sum() - similarity[rows, old].sum(dtype=np.float64))
-        if gain <= self.rtol * float(np.abs(gained).sum()):
-            return False
-        self.permutation[group] = new
-        return True
-
-
-def _initial(spec: PermutationSpec, init: object, params: Parameters) -> dict[str, IndexArray]:
-    if isinstance(init, str):
-        if init != "identity":
-            raise ValueError(f"init is {init!r}; expected 'identity' or a permutation")
-        return identity_permutation(spec, params)
-    validate_permutation(spec, init, params)  # type: ignore[arg-type]
-    return {group: np.array(init[group], dtype=np.int64) for group in spec.groups}  # type: ignore[index]
-
-
-def _check_options(spec: object, seed: int, max_sweeps: int, rtol: float) -> None:
-    if not isinstance(spec, PermutationSpec):
-        raise TypeError(f"spec is of type {type(spec).__name__}; expected a PermutationSpec")
-    for name, value, least in (("seed", seed, 0), ("max_sweeps", max_sweeps, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name} is {value!r}; expected an integer")
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
-    if not (isinstance(rtol, (int, float)) and 0 <= rtol < 1):
-        raise ValueError(f"rtol is {rtol!r}; expected a number in [0, 1)")
+    matcher = WeightMatcher(spec, params_a, params_b, max_cache_bytes=max_cache_bytes, compute_dtype=compute_dtype)
+    return matcher.match(
+        init=init,
+        method=method,
+        n_starts=n_starts,
+        seed=seed,
+        max_sweeps=max_sweeps,
+        rtol=rtol,
+        progress=progress,
+    )

@@ -1,0 +1,121 @@
+"""Frank-Wolfe over doubly stochastic matrices: all groups move at once, and only the end is rounded.
+
+Writing every permutation as a matrix P_g and letting P_g be doubly stochastic, the objective is
+f(P) = sum over parameters of <A, P_out B P_in^T>, and its gradient in P_g is the group's cost matrix. Iterates are
+convex combinations of permutations ("vertices"). A cost matrix is linear in every single other group, so where no
+parameter lies in more than two groups the gradient at an iterate is the same convex combination of the vertices' cost
+matrices: those come out of the cache, brought up to date by changed columns, and no product with a dense P is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from rebasin_fast._arrays import Array, IndexArray, blend, copy, to_numpy
+from rebasin_fast._cost_cache import CostCache
+from rebasin_fast._descent import Solver, cells
+from rebasin_fast._progress import Progress
+from rebasin_fast.permute import Permutation
+
+_FORGOTTEN = 1e-9  # weight of a vertex that has become too small to count
+
+
+@dataclass
+class _Combination:
+    """A point of the product of the Birkhoff polytopes: shares of the barycentre and of vertices.
+
+    A vertex is a permutation of every group; at the barycentre every entry of P_g is 1 / n_g.
+    """
+
+    barycentre: float = 1.0
+    vertices: list[tuple[float, Permutation]] = field(default_factory=list)
+
+    def towards(self, vertex: Permutation, share: float) -> None:
+        """Go the share of the way to a vertex."""
+        vertices = [*((weight * (1 - share), p) for weight, p in self.vertices), (share, vertex)]
+        self.barycentre *= 1 - share
+        self.vertices = [(weight, p) for weight, p in vertices if weight > _FORGOTTEN]
+
+    def inner(self, group: str, matrix: npt.NDArray[np.floating]) -> float:
+        """Return <matrix, P_g>."""
+        total = sum(weight * float(cells(matrix, p[group]).sum()) for weight, p in self.vertices)
+        if self.barycentre > _FORGOTTEN:
+            total += self.barycentre * float(matrix.sum(dtype=np.float64)) / len(matrix)
+        return total
+
+    def dense(self, group: str, size: int) -> npt.NDArray[np.float32]:
+        """Return P_g."""
+        matrix = np.full((size, size), self.barycentre / size, dtype=np.float32)
+        for weight, p in self.vertices:
+            matrix[np.arange(size), p[group]] += np.float32(weight)
+        return matrix
+
+
+@dataclass
+class FrankWolfe:
+    """Steps from a permutation through the interior to a permutation again.
+
+    Attributes
+    ----------
+    steps : int
+        Steps made.
+    converged : bool
+        Whether the last step had no more than `rtol` of the objective to gain.
+    """
+
+    cache: CostCache
+    solver: Solver
+    sizes: dict[str, int]
+    rtol: float
+    max_steps: int
+    progress: Progress | None = None
+    steps: int = 0
+    converged: bool = False
+    _gradient: dict[str, Array] = field(default_factory=dict)
+
+    def run(self, start: Permutation | None) -> dict[str, IndexArray]:
+        """Return the permutation at which steps from `start` end, rounded by an assignment for every group.
+
+        Without `start` they begin at the barycentre, which favours no numbering of the units.
+        """
+        point = _Combination()
+        if start is None:
+            self._gradient = {group: self.cache.at_barycentre(group) for group in self.sizes}
+        else:
+            point.towards(start, 1.0)
+            self._gradient = {group: copy(self.cache.at(group, start)) for group in self.sizes}
+        while not self.converged and self.steps < self.max_steps:
+            self._step(point)
+            if self.progress is not None:
+                self.progress("weight matching, Frank-Wolfe", self.steps, self.max_steps)
+        self._gradient.clear()
+        rounding = Solver()  # the duals of a rounding say nothing about costs
+        return {group: rounding.best(group, point.dense(group, size)) for group, size in self.sizes.items()}
+
+    def _step(self, point: _Combination) -> None:
+        """Move towards the vertex that the gradient favours most, exactly as far as the objective rises."""
+        vertex: dict[str, IndexArray] = {}
+        slope = scale = 0.0
+        for group, gradient in self._gradient.items():
+            matrix = to_numpy(gradient)
+            vertex[group] = self.solver.best(group, matrix)
+            ahead = cells(matrix, vertex[group])
+            slope += float(ahead.sum()) - point.inner(group, matrix)
+            scale += float(np.abs(ahead).sum())
+        self.steps += 1
+        if slope <= self.rtol * scale:
+            self.converged = True
+            return
+        # f(P + t (Q - P)) = f(P) + slope t + curvature t^2: a parameter in two groups is in two gradients, hence 1/2.
+        slope_there = 0.0
+        for group in self._gradient:
+            matrix = self.cache.on_host(group, vertex)
+            slope_there += float(cells(matrix, vertex[group]).sum()) - point.inner(group, matrix)
+        curvature = 0.5 * (slope_there - slope)
+        share = 1.0 if curvature >= 0 else min(1.0, -slope / (2 * curvature))
+        for group, gradient in self._gradient.items():
+            blend(gradient, self.cache.at(group, vertex), share)
+        point.towards(vertex, share)
