@@ -5,8 +5,8 @@ from rebasin_fast._version import __version__
 from rebasin_fast.activation_matching import ActivationMatching, activation_matching
 from rebasin_fast.architectures import mlp, resnet20, resnet50, vgg16
 from rebasin_fast.batch import AssignmentBatch, solve_assignment_batch
-from rebasin_fast.block_matching import BlockMatching, match_blocks
 from rebasin_fast.batch_norm import repair, reset_batch_norm
+from rebasin_fast.block_matching import BlockMatching, match_blocks
 from rebasin_fast.calibration import (
     Predictions,
     Reliability,
