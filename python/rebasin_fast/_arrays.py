@@ -168,6 +168,11 @@ def blend(total: Array, other: Array, weight: float) -> None:
         total.lerp_(other, weight)
 
 
+def same_library(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return both arrays, as numpy if one of them is numpy and the other is not."""
+    return (a, b) if torch_of(a) is torch_of(b) else (to_numpy(a), to_numpy(b))
+
+
 def to_compute(a: Array, b: Array) -> tuple[Array, Array]:
     """Return both in the precision matching works in: float64 where either has it, else float32; on the device of a."""
     torch = torch_of(a)
