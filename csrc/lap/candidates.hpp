@@ -172,7 +172,8 @@ class Candidates {
     }
 
   private:
-    static constexpr std::int64_t kFirstOnDemand = 16;
+    static constexpr std::int64_t kFirstOnDemand =
+        16;  // entries of a list that is made when a row is first needed
 
     struct Slot {
         std::int64_t offset;

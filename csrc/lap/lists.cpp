@@ -34,35 +34,45 @@ namespace {
 
 // From this share of free rows on eps-scaling is cheaper than paths, which grow long towards the end.
 constexpr double kFewFree = 0.001;
-constexpr std::int64_t kReductionBidsPerRow =
-    2;                                        // of the first row reduction, before the next step takes over
-constexpr std::int64_t kFinalBidsPerRow = 8;  // of the one after eps-scaling
-constexpr std::int64_t kScalingBidsPerRow = 20;  // of one phase of eps-scaling
-constexpr std::int64_t kFirstBidsPerRow = 8;     // of its first one, before eps is raised
-constexpr std::int64_t kReadsPerRow = 6;   // rows read again by the path search, before whole rows take over
-constexpr double kMuchCompetition = 0.25;  // rows left free by the row reduction: a share that tells how far
-                                           // prices have to fall, and so where eps is best to begin
-constexpr double kEpsOfMuch = 0.125, kEpsOfLittle = 0.025;  // as parts of the typical slack
-constexpr double kEpsLeast = 1e-5;                          // where phases end, likewise
+
+// Bids, per row: of the first row reduction, of the last, of a phase of eps-scaling, and of its first phase
+// before eps is raised.
+constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8;
+
+// Where eps-scaling begins and ends, as parts of the typical slack. The share of rows that the row reduction
+// leaves free tells how much competition there is, and so how far prices have to fall.
+constexpr double kMuchCompetition = 0.25;
+constexpr double kEpsOfMuch = 0.125, kEpsOfLittle = 0.025, kEpsLeast = 1e-5;
 constexpr double kEpsFall = 7.0;
-constexpr double kManyLeft = 0.01;  // so many rows free in the first phase say that its eps is too small
-constexpr int kRaises = 32;         // more than it takes from the least to the greatest float32 of a problem
+
+// So many rows free in the first phase say that its eps is too small. So many raises take it over 28 orders
+// of magnitude.
+constexpr double kManyLeft = 0.01;
 constexpr double kEpsRise = 8.0;
+constexpr int kMostRaises = 32;
+
 // Entries of a row's first list. A short one is quick to look through; rows it does not serve are read again
-// and get a longer one.
-constexpr std::int64_t kFirstList = 32;
-constexpr std::int64_t kShortList = 8;  // where there are more columns than rows, and so less competition
-constexpr std::size_t kFewUnread = 32;  // rows still free for which it pays to make lists only on demand
-constexpr std::int32_t kShortRows =
-    1024;  // up to here a look at a whole row takes no longer than making a list
-constexpr double kScansAmongTies =
-    0.5;                              // whole rows looked at, per row, before lists are thought worth making
-constexpr double kHopeless = 0.6;     // share of rows that the caller's duals leave without a column
-constexpr double kNearlyRight = 0.1;  // up to this share of free rows the caller's duals are nearly right
-constexpr int kCorrections = 2;       // phases of eps that finish what is nearly right, and how it falls
+// and get a longer one. Where there are more columns than rows there is less competition.
+constexpr std::int64_t kFirstList = 32, kFirstListOfRectangular = 8;
+
+// Rows still free for which it pays to make lists only on demand.
+constexpr std::size_t kFewUnread = 32;
+
+// Up to this many rows a look at a whole row takes no longer than making a list of it, and among ties so many
+// looks, per row, are tried first.
+constexpr std::int32_t kShortRows = 1024;
+constexpr double kScansAmongTies = 0.5;
+constexpr std::int64_t kSeveral = 4;  // equally good columns that count as ties
+
+// The caller's duals, by the share of rows they leave without a column. What is nearly right is corrected in
+// a few phases of falling eps, and should have ended before so many rows, per row, were read again.
+constexpr double kHopeless = 0.6, kNearlyRight = 0.1;
+constexpr int kCorrections = 2;
 constexpr double kCorrectionFall = 20.0;
-constexpr std::int64_t kCorrectionReads = 2;  // rows read again, per row, by which it should have ended
-constexpr std::int64_t kSeveral = 4;          // equally good columns that count as a choice
+constexpr std::int64_t kCorrectionReads = 2;
+
+// Rows read again by the path search, per row, before whole rows take over.
+constexpr std::int64_t kPathReads = 6;
 
 template <class Source>
 class ListSolver {
@@ -115,7 +125,7 @@ class ListSolver {
         }
         const bool read = !matched || state_.matching.free_rows().size() > kFewUnread;
         if (read) {
-            const std::int64_t entries = state_.is_square() ? kFirstList : kShortList;
+            const std::int64_t entries = state_.is_square() ? kFirstList : kFirstListOfRectangular;
             if (!state_.lists.read_all(state_.prices, entries, seen, options_.interrupt))
                 return Status::interrupted;
             if (seen != nullptr && seen->invalid) return Status::invalid_entry;
@@ -131,7 +141,7 @@ class ListSolver {
         if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
         const double slack = read ? bidding_.typical_slack() : 0.0;
         const std::size_t left =
-            bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBidsPerRow * state_.n()).size();
+            bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBids * state_.n()).size();
         if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
             scale(read ? slack : bidding_.typical_slack(), left);
             if (close_enough()) return Status::optimal;
@@ -144,7 +154,7 @@ class ListSolver {
 
     // Gives the last free rows their columns, exactly: first by bids, then along paths.
     Status finish(Stats* stats) {
-        bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBidsPerRow * state_.n());
+        bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBids * state_.n());
         if (state_.stopped) return Status::interrupted;
         return find_paths(stats);
     }
@@ -160,7 +170,7 @@ class ListSolver {
         for (int phase = 0; phase < kCorrections && eps > 0.0; ++phase) {
             std::vector<std::int32_t> rows = state_.matching.free_rows();
             for (int slice = 0; slice < slices && !rows.empty(); ++slice) {
-                rows = bidding_.bid_all(std::move(rows), eps, kScalingBidsPerRow / slices * state_.n());
+                rows = bidding_.bid_all(std::move(rows), eps, kScalingBids / slices * state_.n());
                 if (state_.lists.row_scans() > most_reads) return false;
             }
             if (close_enough()) return true;
@@ -219,7 +229,7 @@ class ListSolver {
     }
 
     Status find_paths(Stats* stats) {
-        Forest<Source> forest(&state_, kReadsPerRow * state_.n());
+        Forest<Source> forest(&state_, kPathReads * state_.n());
         switch (forest.match_all(&stats->augmentations)) {
             case Forest<Source>::Outcome::matched:
                 return Status::optimal;
@@ -252,14 +262,14 @@ class ListSolver {
     }
 
     std::vector<std::int32_t> bid_with(std::vector<std::int32_t> rows, double eps) {
-        return bidding_.bid_all(std::move(rows), eps, kScalingBidsPerRow * state_.n());
+        return bidding_.bid_all(std::move(rows), eps, kScalingBids * state_.n());
     }
 
     // Raises eps as long as it leaves many rows free; returns how many are free in the end.
     std::size_t bid_with_rising(double* eps) {
         std::vector<std::int32_t> rows = state_.matching.free_rows();
-        for (int raises = 0; raises < kRaises && !state_.stopped; ++raises) {
-            rows = bidding_.bid_all(std::move(rows), *eps, kFirstBidsPerRow * state_.n());
+        for (int raises = 0; raises < kMostRaises && !state_.stopped; ++raises) {
+            rows = bidding_.bid_all(std::move(rows), *eps, kFirstBids * state_.n());
             if (static_cast<double>(rows.size()) <= kManyLeft * state_.n()) break;
             *eps = whole(*eps * kEpsRise);
         }
