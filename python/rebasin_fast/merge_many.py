@@ -317,7 +317,7 @@ class _Form:
 
     @classmethod
     def of(cls, spec: PermutationSpec, model: Parameters, *, spread: bool) -> _Form:
-        spec.validate(model, "models[0]")
+        spec.validate(model, "models[0]", matching=False)
         for name, array in model.items():
             if spread and torch_of(array) is None:
                 raise TypeError(f"models[0][{name!r}] is a numpy array; with a process_group expected torch tensors")
@@ -333,7 +333,7 @@ class _Form:
 
     def check(self, spec: PermutationSpec, model: Parameters, name: str) -> None:
         """Check that a model has this form, and numbers to be matched."""
-        spec.validate(model, name)
+        spec.validate(model, name, matching=False)
         check_same_layout(self.arrays, model, ("models[0]", name))
         for param, array in model.items():
             if is_floating(array) and not is_finite(array):

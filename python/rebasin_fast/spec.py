@@ -267,7 +267,7 @@ class PermutationSpec:
     def plain(self) -> bool:
         """Whether every axis holds one group or none, no group lies twice on one array, and none moves in blocks.
 
-        What `weight_matching` takes; `match_blocks` takes every spec.
+        Such specs `weight_matching` matches by an engine of their own, see `WeightMatcher`; others by `match_blocks`.
         """
         return not any(True for param, axes in self._axes.items() for _ in _unmatchable(self, axes, param))
 
@@ -315,7 +315,7 @@ class PermutationSpec:
             return dict(self._sizes)
         if params is None:
             raise ValueError("params is None and the specification holds no group sizes; expected a state dict")
-        self.validate(params, "params")
+        self.validate(params, "params", matching=False)
         return {group: size for group, (size, _) in _read_sizes(self, params).items()}
 
     def validate(self, state_dict: Parameters, name: str = "state_dict", *, matching: bool = True) -> None:
