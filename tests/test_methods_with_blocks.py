@@ -1,0 +1,188 @@
+"""Every way of matching on specs with blocks: heads and their units in an encoder, gates of a GRU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import models
+import traced_models
+from rebasin_fast import (
+    PermutationSpec,
+    WeightMatcher,
+    apply_permutation,
+    compose,
+    match_blocks,
+    merge_many,
+    random_permutation,
+    straight_through,
+    weight_matching,
+)
+from rebasin_fast._projection import MatchedAnew, projection_for
+from rebasin_fast.permute import identity_permutation, validate_permutation
+
+NETWORKS = ["attention: encoder", "recurrent: GRU", "attention: grouped queries"]
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    case = traced_models.ALL[request.param]
+    model = models.randomise(case.make().double(), seed=0).eval()
+    x = torch.randn(3, *case.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return PermutationSpec.from_module(model, torch.zeros(case.shape, dtype=torch.float64)), model, x
+
+
+def noisy(params, seed, noise=0.02):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: value + noise * value.std(correction=0) * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        for name, value in params.items()
+    }
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[group], other[group]) for group in one)
+
+
+def assert_equal(got, want):
+    for name, tensor in want.items():
+        assert torch.equal(got[name], tensor), name
+
+
+def outputs(model, params, x):
+    with torch.no_grad():
+        return torch.func.functional_call(model, dict(params), (x,))
+
+
+def inner_product(spec, a, b, permutation):
+    moved = apply_permutation(spec, permutation, b)
+    return float(sum((a[name] * moved[name]).sum() for name in spec.params if spec.matched(name)))
+
+
+def test_weight_matching_finds_what_was_planted_and_says_what_it_did(network):
+    spec, model, x = network
+    assert not spec.plain
+    a = dict(model.state_dict())
+    original = noisy(a, 1)
+    b = apply_permutation(spec, random_permutation(spec, seed=1), original)
+    seen = []
+    found = weight_matching(spec, a, b, progress=lambda *step: seen.append(step))
+    back = apply_permutation(spec, found.permutation, b)
+    assert_equal(back, original)
+    torch.testing.assert_close(outputs(model, back, x), outputs(model, b, x), rtol=1e-9, atol=1e-11)
+    assert found.converged
+    assert len(found.objective) == found.sweeps + 1
+    assert found.objective[-1] == pytest.approx(inner_product(spec, a, b, found.permutation), rel=1e-12)
+    stats = found.stats
+    visits = len(spec.groups) * found.sweeps
+    assert len(seen) == visits
+    assert stats.matrices_made > 0
+    assert stats.solves > 0
+    assert stats.multiply_adds > 0
+    assert 0 < stats.cost_seconds + stats.lap_seconds <= stats.total_seconds
+    assert (stats.steps, stats.matrices_kept, stats.matrices_updated, stats.cache_bytes) == (0, 0, 0, 0)
+
+
+def test_unrelated_networks_end_where_nothing_is_left_to_gain(network):
+    spec, model, x = network
+    a, b = ({n: t.clone() for n, t in models.randomise(model, seed).state_dict().items()} for seed in (8, 9))
+    for init in ("identity", "propagate", random_permutation(spec, 3)):
+        found = weight_matching(spec, a, b, init=init, seed=4)
+        validate_permutation(spec, found.permutation)
+        assert found.converged
+        assert list(found.objective) == sorted(found.objective)
+        if not isinstance(init, str):
+            assert found.objective[0] == pytest.approx(inner_product(spec, a, b, init))
+        again = weight_matching(spec, a, b, init=found.permutation, seed=5)
+        assert same(again.permutation, found.permutation)
+        assert (again.sweeps, again.converged, again.stats.skipped) == (1, True, 0)
+        moved = apply_permutation(spec, found.permutation, b)
+        torch.testing.assert_close(outputs(model, moved, x), outputs(model, b, x), rtol=1e-9, atol=1e-11)
+    best = weight_matching(spec, a, b, init="identity", n_starts=4)
+    assert best.objective[-1] >= weight_matching(spec, a, b, init="identity").objective[-1]
+    assert best.stats.solves > weight_matching(spec, a, b, init="identity").stats.solves
+    assert weight_matching(spec, a, b, init="identity", max_sweeps=1).sweeps == 1
+    narrow = weight_matching(spec, a, b, init="identity", compute_dtype="float32")
+    assert narrow.objective[0] == pytest.approx(inner_product(spec, a, b, identity_permutation(spec)), rel=1e-4)
+    assert same(weight_matching(spec, a, b).permutation, match_blocks(spec, a, b).permutation)
+
+
+def test_options_of_plain_specs_are_refused_by_name(network):
+    spec, model, _ = network
+    a = dict(model.state_dict())
+    for options, message in (
+        ({"method": "frank_wolfe"}, "method is 'frank_wolfe', and spec is not plain .*expected 'coordinate_descent'"),
+        ({"init": "barycentre"}, "init is 'barycentre', and spec is not plain"),
+        ({"compute_dtype": "bfloat16"}, "compute_dtype is 'bfloat16', and spec is not plain"),
+        ({"compute_dtype": "float16"}, "compute_dtype is 'float16'"),
+        ({"method": "best"}, "method is 'best'"),
+        ({"init": "best"}, "init is 'best'"),
+        ({"init": {}}, "permutation does not fit the specification"),
+        ({"n_starts": 0}, "n_starts is 0"),
+        ({"max_sweeps": 0}, "max_sweeps is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"rtol": 2.0}, "rtol is 2.0"),
+        ({"max_cache_bytes": -1}, "max_cache_bytes is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            weight_matching(spec, a, a, **options)
+    with pytest.raises(ValueError, match="spec has blocks.*expected a plain one, or weight_matching"):
+        WeightMatcher(spec, a, a)
+
+
+def test_a_group_twice_on_an_array_needs_no_sizes():
+    spec = PermutationSpec.from_axes_to_perm({"w": ("P", "P"), "v": ("P", None)})
+    rng = np.random.default_rng(0)
+    a = {"w": rng.normal(size=(7, 7)), "v": rng.normal(size=(7, 3))}
+    b = apply_permutation(spec, random_permutation(spec, 1, a), a)
+    back = apply_permutation(spec, weight_matching(spec, a, b).permutation, b)
+    assert all(np.array_equal(back[name], a[name]) for name in a)
+
+
+@pytest.mark.parametrize("init", ["incremental", "identity"])
+def test_merge_many(network, init):
+    spec, model, x = network
+    base = dict(model.state_dict())
+    planted = [random_permutation(spec, seed) for seed in range(3)]
+    copies = [apply_permutation(spec, p, noisy(base, seed)) for seed, p in enumerate(planted)]
+    merged = merge_many(spec, copies, init=init)
+    assert merged.converged
+    assert (np.diff(merged.distance) <= 1e-9 * merged.distance[0]).all()
+    for params, permutation in zip(copies, merged.permutations, strict=True):
+        aligned = apply_permutation(spec, permutation, params)
+        torch.testing.assert_close(outputs(model, aligned, x), outputs(model, params, x), rtol=1e-9, atol=1e-11)
+    if init == "incremental":  # from the identity it may come to rest elsewhere
+        relative = [compose(p, q) for p, q in zip(merged.permutations, planted, strict=True)]
+        assert all(same(one, relative[0]) for one in relative)
+        mean = {n: sum(noisy(base, seed)[n] for seed in range(3)) / 3 for n in base}
+        want = outputs(model, mean, x)
+        torch.testing.assert_close(outputs(model, merged.params, x), want, rtol=1e-9, atol=1e-11)
+
+
+def test_straight_through(network):
+    spec, model, x = network
+    a = dict(model.state_dict())
+    original = noisy(a, 1)
+    b = apply_permutation(spec, random_permutation(spec, seed=1), original)
+    batches = [(x, outputs(model, a, x))] * 2
+    loss = lambda got, want: ((got - want) ** 2).mean()  # noqa: E731
+    found = straight_through(spec, model, a, b, batches, epochs=2, loss=loss, validation=batches)
+    assert_equal(apply_permutation(spec, found.permutation, b), original)
+    from_identity = straight_through(spec, model, a, b, batches, epochs=1, loss=loss, init="identity")
+    validate_permutation(spec, from_identity.permutation)
+    moved = apply_permutation(spec, from_identity.permutation, b)
+    torch.testing.assert_close(outputs(model, moved, x), outputs(model, b, x), rtol=1e-9, atol=1e-11)
+
+
+def test_axes_of_groups_in_blocks_are_projected_with_their_blocks():
+    """Each axis looks plain; the units must stay in their heads all the same."""
+    spec = PermutationSpec.from_axes_to_perm(
+        {"values": ("v", None), "out": (None, "v")}, sizes={"v": 6, "heads": 3}, blocks={"v": "heads"}
+    )
+    rng = np.random.default_rng(0)
+    a, b = ({"values": rng.normal(size=(6, 2)), "out": rng.normal(size=(2, 6))} for _ in range(2))
+    projection = projection_for(spec, b, identity_permutation(spec), 0)
+    assert isinstance(projection, MatchedAnew)
+    projection.project(a)
+    validate_permutation(spec, projection.permutation)
