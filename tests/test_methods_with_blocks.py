@@ -9,8 +9,11 @@ import torch
 import models
 import traced_models
 from rebasin_fast import (
+    ActivationSite,
     PermutationSpec,
     WeightMatcher,
+    activation_matching,
+    activation_sites,
     apply_permutation,
     compose,
     match_blocks,
@@ -127,7 +130,7 @@ def test_options_of_plain_specs_are_refused_by_name(network):
     ):
         with pytest.raises(ValueError, match=message):
             weight_matching(spec, a, a, **options)
-    with pytest.raises(ValueError, match="spec has blocks.*expected a plain one, or weight_matching"):
+    with pytest.raises(ValueError, match=r"spec has blocks.*expected a plain one, or weight_matching"):
         WeightMatcher(spec, a, a)
 
 
@@ -186,3 +189,89 @@ def test_axes_of_groups_in_blocks_are_projected_with_their_blocks():
     assert isinstance(projection, MatchedAnew)
     projection.project(a)
     validate_permutation(spec, projection.permutation)
+
+
+VISIBLE = [
+    "attention: nn.MultiheadAttention", "attention: encoder", "attention: decoder layer", "attention: separate",
+    "attention: fused, split", "attention: fused, within heads", "attention: rotary, halves", "recurrent: GRU",
+    "norms: GroupNorm", "convolutions: depthwise with multiplier", "attention: ALiBi, fused within heads",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("similarity", ["correlation", "inner"])
+@pytest.mark.parametrize("name", VISIBLE)
+def test_activation_matching_finds_what_was_planted(name, similarity):
+    case = traced_models.ALL[name]
+    model = models.randomise(case.make().double(), seed=0).eval()
+    spec = PermutationSpec.from_module(model, torch.zeros(case.shape, dtype=torch.float64))
+    x = torch.randn(40, *case.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    b = apply_permutation(spec, random_permutation(spec, seed=1), a)
+    found = activation_matching(spec, model, a, b, x.split(25), sites="output", similarity=similarity)
+    validate_permutation(spec, found.permutation)
+    assert_equal(apply_permutation(spec, found.permutation, b), a)
+    assert list(found.permutation) == list(found.objective) == list(spec.groups)
+    parents = set(spec.blocks.values())
+    for group, samples in found.samples.items():
+        assert samples > 0 or group in parents
+        assert bool(found.sites[group]) == (samples > 0)
+    both = activation_matching(spec, model, a, b, [x], similarity=similarity)
+    torch.testing.assert_close(
+        outputs(model, apply_permutation(spec, both.permutation, b), x), outputs(model, b, x), rtol=1e-9, atol=1e-11
+    )
+
+
+def test_projections_of_attention_are_computed_as_it_computes_them():
+    attention = torch.nn.MultiheadAttention(12, 3, kdim=5, vdim=7, batch_first=True)
+    spec = PermutationSpec.from_module(
+        traced_models.Apply(lambda m, q, k, v: m.att(q, k, v)[0], att=attention),
+        (torch.zeros(2, 4, 12), torch.zeros(2, 6, 5), torch.zeros(2, 6, 7)),
+    )
+    model = traced_models.Apply(lambda m, q, k, v: m.att(q, k, v)[0], att=attention)
+    sites = activation_sites(spec, model, "output")
+    assert [site.side for site in sites] == ["query", "key", "value"]
+    assert all(site.written and site.entries == tuple(range(12)) for site in sites)
+    assert activation_sites(spec, model, "input") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [("attention: grouped queries", "'q'"), ("recurrent: GRU, deep, both ways", "rnn"), ("mixtures: looked up", "")],
+)
+def test_groups_that_no_tensor_shows_are_named(name, lost):
+    case = traced_models.ALL[name]
+    model = case.make()
+    spec = PermutationSpec.from_module(model, torch.zeros(case.shape))
+    a = model.state_dict()
+    with pytest.raises(ValueError, match=rf"sites leaves the groups \[.*{lost}.*\] without a tensor"):
+        activation_matching(spec, model, a, a, [torch.zeros(case.shape)])
+
+
+def test_sites_that_are_named_stand_in():
+    """Units in heads, by the module that computes them and by entries of one that computes more."""
+    case = traced_models.ALL["attention: fused, split"]
+    model = models.randomise(case.make().double(), seed=0).eval()
+    spec = PermutationSpec.from_module(model, torch.zeros(case.shape, dtype=torch.float64))
+    x = torch.randn(30, *case.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    b = apply_permutation(spec, random_permutation(spec, seed=1), a)
+    every = activation_sites(spec, model, "output")
+    assert {len(site.entries) for site in every if site.module == "qkv"} == {12}
+    named = {group: [site for site in every if site.group == group] for group in spec.groups}
+    found = activation_matching(spec, model, a, b, [x], sites=named)
+    assert_equal(apply_permutation(spec, found.permutation, b), a)
+    with pytest.raises(ValueError, match="axis is None at 'qkv'; expected a number"):
+        ActivationSite("qkv", "v", entries=(0, 1))
+    with pytest.raises(ValueError, match=r"output of 'm' has shape \(2, 3\); expected axis -1 of length 6 or more"):
+        ActivationSite("m", "P", axis=-1, entries=(4, 5)).samples(torch.zeros(2, 3), 2)
+    with pytest.raises(ValueError, match=r"with 3 entries of group 'P' on it \(the site names 2\)"):
+        ActivationSite("m", "P", axis=-1, entries=(1, 2)).samples(torch.zeros(2, 3), 3)
+
+
+def test_groups_tangled_in_a_product_are_not_looked_at():
+    """A norm within each head sees a head's units where heads lie on another axis: B's are in another order."""
+    case = traced_models.ALL["attention: norm of queries and keys"]
+    model = case.make()
+    spec = PermutationSpec.from_module(model, torch.zeros(case.shape))
+    shown = {site.module for side in ("input", "output") for site in activation_sites(spec, model, side)}
+    assert "norm" not in shown
