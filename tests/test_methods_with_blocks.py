@@ -275,3 +275,47 @@ def test_groups_tangled_in_a_product_are_not_looked_at():
     spec = PermutationSpec.from_module(model, torch.zeros(case.shape))
     shown = {site.module for side in ("input", "output") for site in activation_sites(spec, model, side)}
     assert "norm" not in shown
+
+
+def test_a_spec_that_is_none_of_the_model_is_refused_before_anything_is_merged():
+    model = models.randomise(models.MLP((4, 6, 5, 3)).double(), seed=0)
+    right = PermutationSpec.from_module(model, torch.zeros(2, 4, dtype=torch.float64))
+    wrong = PermutationSpec.from_axes_to_perm(
+        dict(right.to_axes_to_perm()) | {"layer2.weight": (None, None)}, sizes=right.sizes
+    )
+    x = torch.randn(40, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    batch = x, torch.zeros(40, dtype=torch.long)
+    a, b = ({n: t.clone() for n, t in models.randomise(model, seed).state_dict().items()} for seed in (1, 2))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    refused = r"spec is not one of model: .* does not hold: .* by these groups alone: layer1\."
+    with pytest.raises(ValueError, match=refused):
+        activation_matching(wrong, model, a, b, [batch])
+    with pytest.raises(ValueError, match=refused):
+        straight_through(wrong, model, a, b, [batch], epochs=1)
+    with pytest.raises(ValueError, match=refused):
+        merge_many(wrong, [a, b], model=model, inputs=x)
+    with pytest.raises(ValueError, match="only one of model and inputs is there"):
+        merge_many(right, [a, b], model=model)
+    assert straight_through(wrong, model, a, b, [batch], epochs=1, prove=False).losses
+    in_numpy = [{name: tensor.numpy() for name, tensor in params.items()} for params in (a, b)]
+    proven, plain = merge_many(right, in_numpy, model=model, inputs=x), merge_many(right, in_numpy)
+    assert all(np.array_equal(proven.params[name], plain.params[name]) for name in a)
+    assert_equal(model.state_dict(), before)
+    # By the parameters that are to be merged, not by those the model happens to have.
+    with torch.no_grad():
+        model.layer2.weight.zero_()
+    assert wrong.prove(model, x)
+    assert not wrong.prove(model, x, params=a)
+
+
+def test_a_proof_does_not_change_what_is_found():
+    model = models.randomise(models.MLP((4, 6, 5, 3)).double(), seed=0)
+    spec = PermutationSpec.from_module(model, torch.zeros(2, 4, dtype=torch.float64))
+    a, b = ({n: t.clone() for n, t in models.randomise(model, seed).state_dict().items()} for seed in (1, 2))
+    x = torch.randn(40, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    batches = [(part, torch.zeros(len(part), dtype=torch.long)) for part in x.split(9)]
+    with_proof, without = (activation_matching(spec, model, a, b, batches, prove=prove) for prove in (True, False))
+    assert same(with_proof.permutation, without.permutation)
+    assert with_proof.samples == without.samples
+    one, other = (straight_through(spec, model, a, b, batches, epochs=2, prove=prove) for prove in (True, False))
+    assert one.losses == other.losses

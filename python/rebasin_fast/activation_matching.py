@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -17,6 +18,7 @@ from rebasin_fast._moments import CrossMoments
 from rebasin_fast._nested_assignment import family_of, solve_nested
 from rebasin_fast._progress import Progress
 from rebasin_fast.layout import Structure
+from rebasin_fast.prove import few_examples, require_proof
 from rebasin_fast.sites import ActivationSite, Sites, sites_by_group, watch
 from rebasin_fast.spec import PermutationSpec
 
@@ -59,6 +61,7 @@ def activation_matching(
     sites: Sites = "both",
     similarity: Similarity = "correlation",
     process_group: Any = None,
+    prove: bool = True,
     progress: Progress | None = None,
 ) -> ActivationMatching:
     r"""Find the permutation of B's hidden units that brings its activations closest to A's.
@@ -92,6 +95,9 @@ def activation_matching(
     process_group : torch.distributed.ProcessGroup, optional
         Each rank passes its own share of the batches; all get the permutation that all batches together give, and
         the assignment problems are shared out. None: this process alone.
+    prove : bool, default True
+        Whether to try first, on a few examples, that permutations do not change what A computes: see
+        `PermutationSpec.prove`.
     progress : callable, optional
         Called after each batch as ``progress("activation matching", done, total)``; total is 0 when `batches` has no
         length.
@@ -116,7 +122,8 @@ def activation_matching(
         An argument, or a batch, is of the wrong type.
     ValueError
         A state dict that fits neither `spec` nor `model`; sites that do not carry what they should; a group without a
-        site; activations that are not finite; no examples.
+        site; activations that are not finite; no examples; a spec that is not one of `model`, naming the groups that
+        change its outputs.
     ImportError
         Without torch.
 
@@ -150,8 +157,12 @@ def activation_matching(
     structure = Structure(spec.group_sizes(params_a), spec.blocks)
     statistics = _Statistics(structure.sizes, by_group, similarity, states[0])
     total = len(batches) if isinstance(batches, Sized) else 0
-    with in_mode(model, training=False), torch.no_grad(), removed_afterwards(statistics.watch(model)):
+    with in_mode(model, training=False), torch.no_grad(), ExitStack() as stack:
         for done, batch in enumerate(batches):
+            if done == 0:
+                if prove:
+                    require_proof(spec, model, params_a, few_examples(inputs_of(batch, done)))
+                stack.enter_context(removed_afterwards(statistics.watch(model)))  # not before: a proof is no sample
             statistics.see(model, states, inputs_of(batch, done))
             if progress is not None:
                 progress("activation matching", done + 1, total)

@@ -400,7 +400,15 @@ class PermutationSpec:
         return self._origin
 
     def prove(
-        self, model: Any, inputs: Any, *, trials: int = 3, seed: int = 0, rtol: float | None = None, double: bool = True
+        self,
+        model: Any,
+        inputs: Any,
+        *,
+        params: Parameters | None = None,
+        trials: int = 3,
+        seed: int = 0,
+        rtol: float | None = None,
+        double: bool = True,
     ) -> Proof:
         """Permute a model at random, and compare what it computes.
 
@@ -410,6 +418,8 @@ class PermutationSpec:
             Not modified; run in evaluation mode, without gradients.
         inputs : tensor, tuple, list or mapping
             One tensor, positional arguments, or keyword arguments, for which the outputs are compared.
+        params : mapping of str to array, optional
+            A state dict to compute with; by default the model's own parameters.
         trials : int, optional
             Random permutations to try.
         seed : int, optional
@@ -440,7 +450,7 @@ class PermutationSpec:
         """
         from .prove import prove  # which needs this module
 
-        return prove(self, model, inputs, trials=trials, seed=seed, rtol=rtol, double=double)
+        return prove(self, model, inputs, params=params, trials=trials, seed=seed, rtol=rtol, double=double)
 
     def with_origin(self, origin: Origin | None) -> PermutationSpec:
         """Return an equal spec whose report tells of `origin`."""
