@@ -328,9 +328,8 @@ class PermutationSpec:
         name : str, optional
             What the message calls `state_dict`.
         matching : bool, optional
-            Whether the spec is to be matched with, not only applied: then it is also a mismatch what matching does not
-            support, groups that lie twice on one array (matching would be quadratic in them), groups with blocks, sums
-            and products.
+            Whether the spec is for `WeightMatcher`: then it is also a mismatch what that does not support, groups that
+            lie twice on one array (matching is quadratic in them), groups with blocks, sums and products.
 
         Raises
         ------
