@@ -22,8 +22,10 @@ from rebasin_fast import (
     straight_through,
     weight_matching,
 )
+from rebasin_fast._modules import removed_afterwards
 from rebasin_fast._projection import MatchedAnew, projection_for
 from rebasin_fast.permute import identity_permutation, validate_permutation
+from rebasin_fast.sites import watch
 
 NETWORKS = ["attention: encoder", "recurrent: GRU", "attention: grouped queries"]
 
@@ -221,17 +223,25 @@ def test_activation_matching_finds_what_was_planted(name, similarity):
     )
 
 
-def test_projections_of_attention_are_computed_as_it_computes_them():
-    attention = torch.nn.MultiheadAttention(12, 3, kdim=5, vdim=7, batch_first=True)
-    spec = PermutationSpec.from_module(
-        traced_models.Apply(lambda m, q, k, v: m.att(q, k, v)[0], att=attention),
-        (torch.zeros(2, 4, 12), torch.zeros(2, 6, 5), torch.zeros(2, 6, 7)),
-    )
-    model = traced_models.Apply(lambda m, q, k, v: m.att(q, k, v)[0], att=attention)
+@pytest.mark.parametrize("widths", [{}, {"kdim": 5, "vdim": 7}], ids=["packed", "separate"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_projections_of_attention_are_those_it_works_with(widths, bias):
+    attention = torch.nn.MultiheadAttention(12, 3, batch_first=True, bias=bias, **widths).double()
+    model = models.randomise(traced_models.Apply(lambda m, q, k, v: m.att(q, k, value=v)[0], att=attention), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 4, 12), (2, 6, widths.get("kdim", 12)), (2, 6, widths.get("vdim", 12))
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    spec = PermutationSpec.from_module(model, tuple(inputs))
     sites = activation_sites(spec, model, "output")
     assert [site.side for site in sites] == ["query", "key", "value"]
     assert all(site.written and site.entries == tuple(range(12)) for site in sites)
     assert activation_sites(spec, model, "input") == ()
+    seen = {}
+    with removed_afterwards(watch(model, sites, lambda site, tensor: seen.update({site.side: tensor.detach()}))):
+        want = model(*inputs)
+    q, k, v = (seen[side].unflatten(-1, (3, 4)).transpose(1, 2) for side in ("query", "key", "value"))
+    got = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention.out_proj(got), want, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(
