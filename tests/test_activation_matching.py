@@ -233,8 +233,12 @@ def test_a_module_that_is_called_twice_gives_two_tensors():
     )
     model = Twice().double()
     a, b = state(model, 1), state(model, 2)
-    found = activation_matching(spec, model, a, b, [inputs((4,), 9)], sites={"P": ["inner"]})
-    assert found.samples == {"P": 18}
+    run = lambda **options: activation_matching(  # noqa: E731
+        spec, model, a, b, [inputs((4,), 9)], sites={"P": ["inner"]}, **options
+    )
+    assert run(prove=False).samples == {"P": 18}
+    with pytest.raises(ValueError, match=r"spec is not one of model: .* by these groups alone: P\."):
+        run()
 
 
 def test_float16_and_numpy_state_dicts():

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from rebasin_fast import (
     PermutationSpec,
+    WeightMatcher,
     apply_permutation,
     compose,
     count_symmetries,
     invert,
     random_permutation,
-    weight_matching,
 )
 from rebasin_fast.layout import Axis, Fixed, ProductAxis, SumAxis, Within, parsed, simplified
 from rebasin_fast.permute import validate_permutation
@@ -191,7 +191,7 @@ def test_lengths_of_sums_and_products_are_checked() -> None:
         (("P", "P"), "has group 'P' on 2 axes"),
     ],
 )
-def test_what_matching_does_not_support_is_refused_in_words(axes: Any, message: str) -> None:
+def test_what_the_engine_of_plain_specs_does_not_support_is_refused_in_words(axes: Any, message: str) -> None:
     used = {"P", "Q"} if "Q" in str(axes) else {"q", "h"} if axes == ("q",) else {"P"}
     sizes, blocks = {group: SIZES[group] for group in used}, {"q": "h"} if "q" in used else {}
     spec = PermutationSpec.from_axes_to_perm({"w": axes}, sizes=sizes, blocks=blocks)
@@ -199,7 +199,9 @@ def test_what_matching_does_not_support_is_refused_in_words(axes: Any, message: 
     spec.validate(w, matching=False)
     assert not spec.plain
     with pytest.raises(ValueError, match=message):
-        weight_matching(spec, w, w)
+        spec.validate(w)
+    with pytest.raises(ValueError, match="spec has blocks, sums or products, or a group twice"):
+        WeightMatcher(spec, w, w)
 
 
 def test_within_needs_its_own_class() -> None:

@@ -55,10 +55,9 @@ class MatchedAnew:
 def projection_for(
     spec: PermutationSpec, params_b: Parameters, permutation: Mapping[str, IndexArray], seed: int
 ) -> Projection | MatchedAnew:
-    """Return the quicker projection where every axis is plain and no group lies twice on an array; else the other."""
-    plain = all(axis is None or type(axis) is Axis for axes in spec.axes.values() for axis in axes)
-    once = all(len({m.param for m in members}) == len(members) for members in spec.groups.values())
-    return (Projection if plain and once else MatchedAnew)(spec, params_b, permutation, seed)
+    """Return the quicker projection where the spec is plain, and its axes nothing but `Axis`; else the other."""
+    known = all(axis is None or type(axis) is Axis for axes in spec.axes.values() for axis in axes)
+    return (Projection if known and spec.plain else MatchedAnew)(spec, params_b, permutation, seed)
 
 
 class Projection:

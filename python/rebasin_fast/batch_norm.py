@@ -182,9 +182,9 @@ def repair(
     True
     """
     shares = _shares(endpoints, weights)
+    spec.validate(merged, "merged")
     chosen = activation_sites(spec, model, "output") if sites is None else tuple(sites)
     axes = {site: _output_axis(model, site) for site in chosen}
-    spec.validate(merged, "merged")
     sizes, ranks = spec.group_sizes(merged), Ranks(process_group)
     batches = list(batches) if isinstance(batches, Iterator) else batches
     passes = len(endpoints) + 1

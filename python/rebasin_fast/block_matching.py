@@ -4,14 +4,16 @@ Coordinate descent as Ainsworth, Hayase & Srinivasa (2023), arXiv:2209.04836, do
 solved at once is a group with the groups whose units lie in its blocks (heads, and the units within them): a wreath
 product, see `wreath`. Where two such groups lie on one array, as do queries within a key's group of heads and the units
 within a head, one is held in its order, block by block, while the other is solved; a step that does not gain by the
-objective itself is not taken. All of it is plain: for specs without blocks the engine behind `weight_matching` is
-faster.
+objective itself is not taken. A group is visited again only after something on one of its arrays has moved. All else
+is plain: for specs without blocks the engine behind `weight_matching` is faster.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from ._arrays import (
     Array,
     IndexArray,
     Parameters,
+    cast,
     inner,
     is_finite,
     is_floating,
@@ -29,10 +32,12 @@ from ._arrays import (
     to_compute,
     to_numpy,
 )
+from ._matching_result import WeightMatchingStats
 from ._progress import Progress
-from .permute import Permutation, blocks_of_units, identity_permutation, units_in_blocks
+from .permute import Permutation, blocks_of_units, identity_permutation, units_in_blocks, validate_permutation
 from .pieces import fixed_blocks, parent_label, pieces_of
 from .spec import PermutationSpec
+from .weight_matcher import check_options
 from .wreath import solve_wreath_assignment
 
 Similarity = npt.NDArray[np.float64]
@@ -51,13 +56,16 @@ class BlockMatching:
     sweeps : int
         Sweeps made.
     converged : bool
-        Whether the last of them found nothing to gain.
+        Whether no group had anything left to gain; False if `max_sweeps` came first.
+    stats : WeightMatchingStats
+        Where the work went, of all starts together. Cost matrices are all made anew: none is updated or kept.
     """
 
     permutation: dict[str, IndexArray]
     objective: tuple[float, ...]
     sweeps: int
     converged: bool
+    stats: WeightMatchingStats
 
 
 def match_blocks(
@@ -66,9 +74,11 @@ def match_blocks(
     params_b: Parameters,
     *,
     init: str | Permutation = "propagate",
+    n_starts: int = 1,
     seed: int = 0,
     max_sweeps: int = 100,
     rtol: float = 1e-7,
+    compute_dtype: Literal["float64", "float32"] | None = None,
     progress: Progress | None = None,
 ) -> BlockMatching:
     """Find the permutation of B's hidden units that brings its weights closest to A's, for any spec.
@@ -76,17 +86,21 @@ def match_blocks(
     Parameters
     ----------
     spec : PermutationSpec
-        With sizes.
+        Any.
     params_a, params_b : mapping of str to array
         State dicts; never modified.
     init : "propagate", "identity" or mapping of str to int64 array
         Where to begin: outward from what stays, each group by what is settled already; or with a permutation.
+    n_starts : int, default 1
+        So many descents from there, in other visiting orders; the best counts.
     seed : int, default 0
         Order of the visits.
     max_sweeps : int, default 100
         At most so many rounds over the groups.
     rtol : float, default 1e-7
         A step has to gain more than `rtol` times the sum of the magnitudes of the terms it changes.
+    compute_dtype : {"float64", "float32"}, optional
+        What products are computed in. Default, array by array: float64 where one of the two has it, else float32.
     progress : callable, optional
         ``progress(stage, done, total)``, after every group.
 
@@ -97,7 +111,8 @@ def match_blocks(
     Raises
     ------
     TypeError, ValueError
-        If a state dict does not fit, or holds no finite floating-point numbers where it is to be matched.
+        If a state dict or `init` does not fit, arrays that are to be matched hold no finite floating-point numbers, or
+        an option is out of its range.
 
     Examples
     --------
@@ -113,21 +128,86 @@ def match_blocks(
     >>> np.array_equal(apply_permutation(spec, found.permutation, b)["out"], a["out"])
     True
     """
-    pair = PiecePair(spec, params_a, params_b)
-    permutation = _start(pair, init, params_a)
-    rng = np.random.default_rng(seed)
-    objective = [pair.objective(permutation)]
-    groups, moved = list(spec.groups), True
-    while moved and len(objective) <= max_sweeps:
-        moved = False
+    began = time.perf_counter()
+    check_options("coordinate_descent", n_starts, seed, max_sweeps, rtol)
+    if compute_dtype not in (None, "float64", "float32"):
+        raise ValueError(f"compute_dtype is {compute_dtype!r}; expected 'float64', 'float32' or None")
+    pair = PiecePair(spec, params_a, params_b, compute_dtype)
+    start = _start(pair, init)
+    # The first descent is what a call with n_starts=1 makes, whatever their number.
+    orders = [np.random.default_rng(seed if number == 0 else [seed, number]) for number in range(n_starts)]
+    outcomes = [_descended(pair, start, rng, max_sweeps, rtol, progress) for rng in orders]
+    best = max(outcomes, key=lambda outcome: outcome.objective[-1])
+    stats = pair.counts.stats(sum(outcome.skipped for outcome in outcomes), time.perf_counter() - began)
+    return BlockMatching(best.permutation, tuple(best.objective), len(best.objective) - 1, not best.dirty, stats)
+
+
+@dataclass(eq=False)
+class _Descent:
+    """Where a descent stands."""
+
+    permutation: dict[str, IndexArray]
+    objective: list[float]
+    dirty: set[str]
+    skipped: int = 0
+
+
+def _descended(
+    pair: PiecePair,
+    start: dict[str, IndexArray],
+    rng: np.random.Generator,
+    max_sweeps: int,
+    rtol: float,
+    progress: Progress | None,
+) -> _Descent:
+    groups = list(pair.spec.groups)
+    descent = _Descent(start, [pair.objective(start)], set(groups))
+    while descent.dirty and len(descent.objective) <= max_sweeps:
         for done, k in enumerate(rng.permutation(len(groups)), start=1):
-            changed = pair.improved(groups[k], permutation, rtol)
-            if changed is not None:
-                permutation, moved = changed, True
+            if groups[k] in descent.dirty:
+                _visit(pair, groups[k], descent, rtol)
+            else:
+                descent.skipped += 1
             if progress is not None:
-                progress(f"weight matching, sweep {len(objective)}", done, len(groups))
-        objective.append(max(pair.objective(permutation), objective[-1]))
-    return BlockMatching(permutation, tuple(objective), len(objective) - 1, not moved)
+                progress(f"weight matching, sweep {len(descent.objective)}", done, len(groups))
+        # Gains are above rounding, and are gains whatever the sum over all pieces rounds to.
+        descent.objective.append(max(pair.objective(descent.permutation), descent.objective[-1]))
+    return descent
+
+
+def _visit(pair: PiecePair, group: str, descent: _Descent, rtol: float) -> None:
+    changed = pair.improved(group, descent.permutation, rtol)
+    descent.dirty.discard(group)
+    if changed is not None:
+        descent.permutation = changed
+        descent.dirty |= pair.disturbed_by(group)
+
+
+@dataclass
+class _Counts:
+    """What was done on the pieces of two networks."""
+
+    solves: int = 0
+    matrices: int = 0
+    multiply_adds: int = 0
+    cost_seconds: float = 0.0
+    lap_seconds: float = 0.0
+
+    def stats(self, skipped: int, seconds: float) -> WeightMatchingStats:
+        return WeightMatchingStats(
+            solves=self.solves,
+            skipped=skipped,
+            matrices_made=self.matrices,
+            matrices_updated=0,
+            matrices_kept=0,
+            confirmations=0,
+            multiply_adds=self.multiply_adds,
+            steps=0,
+            cache_bytes=0,
+            cost_seconds=self.cost_seconds,
+            lap_seconds=self.lap_seconds,
+            total_seconds=seconds,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,15 +222,18 @@ class _Matched:
 class PiecePair:
     """The matched parameters of two networks as pieces, in the precision matching works in."""
 
-    def __init__(self, spec: PermutationSpec, params_a: Parameters, params_b: Parameters) -> None:
+    def __init__(
+        self, spec: PermutationSpec, params_a: Parameters, params_b: Parameters, dtype: str | None = None
+    ) -> None:
         for name, params in (("params_a", params_a), ("params_b", params_b)):
             spec.validate(params, name, matching=False)
-        self.spec = spec
+        self.spec = spec = _with_sizes(spec, params_a)
+        self.counts = _Counts()
         self.children: dict[str, list[str]] = {group: [] for group in spec.groups}
         for child, parent in spec.blocks.items():
             if isinstance(parent, str):
                 self.children[parent].append(child)
-        self.pieces = [piece for param in spec.params for piece in _matched(spec, param, params_a, params_b)]
+        self.pieces = [piece for param in spec.params for piece in _matched(spec, param, params_a, params_b, dtype)]
         self._on: dict[str, list[_Matched]] = {group: [] for group in spec.groups}
         for piece in self.pieces:
             for label in dict.fromkeys(piece.labels):
@@ -160,6 +243,14 @@ class PiecePair:
     def objective(self, permutation: Permutation) -> float:
         """Return the inner product of A and the permuted B."""
         return sum(inner(piece.a, self._permuted(piece, permutation)) for piece in self.pieces)
+
+    def disturbed_by(self, group: str) -> set[str]:
+        """Return the groups, itself among them, whose similarities change when one moves with what is in its blocks."""
+        moved = [group]
+        for member in moved:
+            moved += self.children[member]
+        labels = {label for member in moved for piece in self._on[member] for label in piece.labels}
+        return {label for label in labels if label in self._on}
 
     def improved(self, group: str, permutation: Permutation, rtol: float) -> dict[str, IndexArray] | None:
         """Return the permutation with a group, and the units in its blocks, solved; None if that gains nothing."""
@@ -201,7 +292,10 @@ class PiecePair:
             rows = {m: _part(tensors[m], a, len(blocks)) for m in (group, *children)}
             cols = {m: _part(tensors[m], int(b), len(blocks)) for m in (group, *children)}
             cut = {m: tensors[m][rows[m], cols[m]] for m in (group, *children)}
+            began = time.perf_counter()
             best = solve_wreath_assignment([cut[child] for child in children], cut[group])
+            self.counts.lap_seconds += time.perf_counter() - began
+            self.counts.solves += 1 + len(children) * own**2
             new[group][rows[group]] = best.blocks + int(b) * own
             for child, units in zip(children, best.units, strict=True):
                 new[child][rows[child]] = units + cols[child].start
@@ -215,6 +309,7 @@ class PiecePair:
         known: frozenset[str] | None = None,
     ) -> Similarity:
         """Return S[i, j] = <unit i of A, unit j of B> over pieces, all other groups permuted, units by their blocks."""
+        began = time.perf_counter()
         n = len(permutation[group])
         total = np.zeros((n, n))
         for piece in pieces:
@@ -223,6 +318,9 @@ class PiecePair:
                 others = {label for i, label in enumerate(piece.labels) if i not in lead and label is not None}
                 if known is None or all(label in known or label not in self._on for label in others):
                     total += self._similarity(piece, lead, permutation, n)
+                    self.counts.multiply_adds += n * int(np.prod(piece.a.shape))
+        self.counts.matrices += 1
+        self.counts.cost_seconds += time.perf_counter() - began
         return total
 
     def _similarity(self, piece: _Matched, lead: list[int], permutation: Permutation, n: int) -> Similarity:
@@ -318,7 +416,16 @@ class PiecePair:
         return found
 
 
-def _matched(spec: PermutationSpec, param: str, params_a: Parameters, params_b: Parameters) -> list[_Matched]:
+def _with_sizes(spec: PermutationSpec, params: Parameters) -> PermutationSpec:
+    """Return the spec itself, or one that holds the sizes of the groups; without them it has no blocks."""
+    if spec.sizes is not None:
+        return spec
+    return PermutationSpec(spec.axes, sizes=spec.group_sizes(params), moved_only=spec.moved_only)
+
+
+def _matched(
+    spec: PermutationSpec, param: str, params_a: Parameters, params_b: Parameters, dtype: str | None
+) -> list[_Matched]:
     a, b = params_a[param], params_b[param]
     if tuple(a.shape) != tuple(b.shape):
         raise ValueError(f"params_b[{param!r}] has shape {tuple(b.shape)}; expected {tuple(a.shape)}, as in params_a")
@@ -331,15 +438,18 @@ def _matched(spec: PermutationSpec, param: str, params_a: Parameters, params_b: 
         if not is_finite(array):
             raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
     a, b = to_compute(*same_library(a, b))
+    if dtype is not None:
+        a, b = cast(a, dtype), cast(b, dtype)
     return [
         _Matched(one.array, other.array, one.labels)
         for one, other in zip(pieces_of(spec, param, a), pieces_of(spec, param, b), strict=True)
     ]
 
 
-def _start(pair: PiecePair, init: str | Permutation, params: Parameters) -> dict[str, IndexArray]:
-    identity = identity_permutation(pair.spec, params)
+def _start(pair: PiecePair, init: str | Permutation) -> dict[str, IndexArray]:
+    identity = identity_permutation(pair.spec)
     if not isinstance(init, str):
+        validate_permutation(pair.spec, init)
         return {group: np.array(init[group], dtype=np.int64) for group in identity}
     if init == "identity":
         return identity

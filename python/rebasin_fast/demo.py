@@ -23,6 +23,7 @@ from rebasin_fast.datasets import Dataset, split_batches
 from rebasin_fast.evaluate import BarrierResult, barrier
 from rebasin_fast.interpolate import interpolate
 from rebasin_fast.permute import apply_permutation
+from rebasin_fast.prove import few_examples, require_proof
 from rebasin_fast.training import check_training_settings, make_mlp, train
 from rebasin_fast.weight_matching import WeightMatching, weight_matching
 
@@ -235,10 +236,11 @@ def run_demo(
     params_a, params_b = (
         _trained(f"train {name}", widths, dataset, settings, 2 * seed + index, clock) for index, name in enumerate("AB")
     )
+    model = make_mlp(widths)
+    require_proof(spec, model, params_a, few_examples(data["test"][0][0]))
     with clock.stage("match") as report:
         matching = weight_matching(spec, params_a, params_b, seed=seed, progress=report)
         matched_b = apply_permutation(spec, matching.permutation, params_b)
-    model = make_mlp(widths)
     with clock.stage("barrier, naive") as report:
         naive = _curves(model, params_a, params_b, data, settings.lambdas, report)
     with clock.stage("barrier, matched") as report:

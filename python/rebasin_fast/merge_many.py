@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -30,8 +30,12 @@ from rebasin_fast._distributed import Ranks
 from rebasin_fast._progress import Progress
 from rebasin_fast.interpolate import check_same_layout
 from rebasin_fast.permute import Permutation, permuted, validate_permutation
+from rebasin_fast.prove import require_proof
 from rebasin_fast.spec import PermutationSpec, positive_integer
 from rebasin_fast.weight_matching import weight_matching
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -77,6 +81,8 @@ def merge_many(
     seed: int = 0,
     max_sweeps: int = 100,
     process_group: Any = None,
+    model: torch.nn.Module | None = None,
+    inputs: Any = None,
     progress: Progress | None = None,
 ) -> MergeMany:
     """Merge N networks: align each in turn to the mean of the others until nothing improves, and return the mean.
@@ -105,6 +111,11 @@ def merge_many(
         matches that one, and in the place of those of others it may pass None. All return the same, which is what one
         process returns. The visits stay one after the other, as each depends on the one before: what is spread is
         memory and reading. Torch tensors only.
+    model : torch.nn.Module, optional
+        The architecture. With it, and `inputs`, the spec is proven on the first model before anything is merged
+        (`PermutationSpec.prove`).
+    inputs : tensor, tuple, list or mapping, optional
+        What `model` is called with then: one tensor, positional arguments, or keyword arguments. A few examples do.
     progress : callable, optional
         ``progress(stage, done, total)`` after every visit.
 
@@ -141,7 +152,11 @@ def merge_many(
     (True, True)
     """
     _check_options(spec, models, seed, max_sweeps)
+    if (model is None) != (inputs is None):
+        raise ValueError("only one of model and inputs is there; expected both, to prove the spec, or neither")
     merge = _Merge(spec, list(models), Ranks(process_group), np.random.default_rng(seed), progress)
+    if model is not None:
+        merge.prove(model, inputs)
     merge.start(init)
     distance = [merge.distance()]
     while merge.pending() and len(distance) <= max_sweeps:
@@ -190,6 +205,10 @@ class _Merge:
             seed = self._seed() if match else 0
             self._squares += self._on_owner(i, partial(self._enter, i, seed, match=match))
             self._report("merge many, start", done, count)
+
+    def prove(self, model: torch.nn.Module, inputs: Any) -> None:
+        """Raise if permutations of the first model change what it computes."""
+        self.ranks.on(0, lambda: require_proof(self.spec, model, self._read(0), inputs))
 
     def pending(self) -> bool:
         """Say whether any model has something new to be matched to."""
@@ -317,7 +336,7 @@ class _Form:
 
     @classmethod
     def of(cls, spec: PermutationSpec, model: Parameters, *, spread: bool) -> _Form:
-        spec.validate(model, "models[0]")
+        spec.validate(model, "models[0]", matching=False)
         for name, array in model.items():
             if spread and torch_of(array) is None:
                 raise TypeError(f"models[0][{name!r}] is a numpy array; with a process_group expected torch tensors")
@@ -333,7 +352,7 @@ class _Form:
 
     def check(self, spec: PermutationSpec, model: Parameters, name: str) -> None:
         """Check that a model has this form, and numbers to be matched."""
-        spec.validate(model, name)
+        spec.validate(model, name, matching=False)
         check_same_layout(self.arrays, model, ("models[0]", name))
         for param, array in model.items():
             if is_floating(array) and not is_finite(array):

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ._arrays import Array
+import numpy as np
+
+from ._arrays import Array, IndexArray
 from .layout import Axis, Fixed, Layout, ProductAxis, Structure, SumAxis, Within
 from .spec import PermutationSpec
 
@@ -76,6 +78,37 @@ def pieces_of(spec: PermutationSpec, param: str, array: Array) -> list[Piece]:
             for part, new in _split(whole, len(labels), layout, spec.structure)
         ]
     return [Piece(param, part, labels) for part, labels in found]
+
+
+def places_of_units(spec: PermutationSpec, layout: Layout) -> Iterator[tuple[str, IndexArray]]:
+    """Yield groups of which a layout has all units, and where: positions of shape (units, entries of a unit).
+
+    A group may come several times. One that has other groups on the same entries, not above it but beside it, does not:
+    where one of its units lies depends on the order of those.
+
+    Examples
+    --------
+    >>> spec = PermutationSpec.from_axes_to_perm(
+    ...     {"qkv": ("q + 2 * v", None)}, sizes={"q": 4, "v": 2, "heads": 2}, blocks={"q": "heads", "v": "heads"}
+    ... )
+    >>> for group, places in places_of_units(spec, spec.axes["qkv"][0]):
+    ...     print(group, places.tolist())
+    q [[0], [1], [2], [3]]
+    v [[4, 6], [5, 7]]
+    """
+    structure = spec.structure
+    for labels, places in places_of_pieces(spec, layout):
+        own = [i for i, label in enumerate(labels) if label is not None]
+        group = labels[own[-1]] if own else None
+        if group is not None and tuple(labels[i] for i in own) == _chain(group, structure)[0]:
+            rest = [i for i in range(len(labels)) if i not in own]
+            yield group, places.transpose([*own, *rest]).reshape(structure.sizes[group], -1)
+
+
+def places_of_pieces(spec: PermutationSpec, layout: Layout) -> Iterator[tuple[tuple[str | None, ...], IndexArray]]:
+    """Yield the labels of the pieces that a layout alone has, and the positions in it that each consists of."""
+    for places, labels in _split(np.arange(spec.structure.length(layout)), 0, layout, spec.structure):
+        yield labels, places
 
 
 def _split(

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import IndexArray
+from ._arrays import IndexArray, Parameters
 from ._extras import require
+from ._modules import state_for
 from .permute import apply_permutation, blocks_of_units, identity_permutation, random_permutation, units_in_blocks
 
 if TYPE_CHECKING:
     from .spec import PermutationSpec
+
+_EXAMPLES = 16
 
 _TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 """Above the rounding of sums in another order, below what a permutation gone wrong does. Models that compute parts in
@@ -62,13 +65,21 @@ class Proof:
 
 
 def prove(
-    spec: PermutationSpec, model: Any, inputs: Any, *, trials: int, seed: int, rtol: float | None, double: bool
+    spec: PermutationSpec,
+    model: Any,
+    inputs: Any,
+    *,
+    params: Parameters | None = None,
+    trials: int,
+    seed: int,
+    rtol: float | None,
+    double: bool,
 ) -> Proof:
     """Return the proof; see `PermutationSpec.prove`."""
     torch = require("torch", "torch")
     if trials < 1:
         raise ValueError(f"trials is {trials}; expected at least 1")
-    check = _Check(torch, spec, model, inputs)
+    check = _Check(torch, spec, model, inputs, params)
     dtypes = [torch.float64, torch.float32] if double else [torch.float32]
     for dtype in dtypes:
         try:
@@ -89,15 +100,40 @@ def prove(
     return Proof(False, worst, allowed, trials, name, tuple(broken))
 
 
+def require_proof(spec: PermutationSpec, model: Any, params: Parameters, inputs: Any) -> None:
+    """Raise if the spec is not one of a network: random permutations of it change what it computes.
+
+    Raises
+    ------
+    ValueError
+        With the groups that do, and by how much.
+    """
+    proof = spec.prove(model, inputs, params=params)
+    if not proof:
+        raise ValueError(f"spec is not one of model: {proof}. Nothing was matched or merged")
+
+
+def few_examples(inputs: Any) -> tuple[Any]:
+    """Return the first examples of a batch, as arguments of the model: enough to prove a spec on."""
+    if isinstance(inputs, Mapping):
+        return (inputs,)
+    return (inputs[:_EXAMPLES],)
+
+
 class _Check:
     """A model with its inputs, as they are compared."""
 
-    def __init__(self, torch: Any, spec: PermutationSpec, model: Any, inputs: Any) -> None:
+    def __init__(self, torch: Any, spec: PermutationSpec, model: Any, inputs: Any, params: Parameters | None) -> None:
         from .tracing import arguments_of
 
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
-        meta = [name for name, tensor in model.state_dict().items() if getattr(tensor, "is_meta", False)]
+        own = model.state_dict()
+        self._params = own
+        if params is not None:
+            state = state_for(model, params)
+            self._params = {name: state[name] for name in own}
+        meta = [name for name, tensor in self._params.items() if getattr(tensor, "is_meta", False)]
         if meta:
             raise ValueError(f"model has no values for {meta[0]!r} (meta device); expected a model to compute with")
         self._torch, self._spec, self._model = torch, spec, model
@@ -106,7 +142,7 @@ class _Check:
     def run_as(self, dtype: Any) -> None:
         """Compute the outputs to compare with, in `dtype` or wider."""
         self.dtype = dtype
-        saved = self._model.state_dict()
+        saved = self._params
         buffers = dict(self._model.named_buffers(remove_duplicate=False))
         self._rest = {name: self._cast(tensor) for name, tensor in buffers.items() if name not in saved}
         cast: dict[Any, Any] = {}

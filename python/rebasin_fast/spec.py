@@ -267,7 +267,7 @@ class PermutationSpec:
     def plain(self) -> bool:
         """Whether every axis holds one group or none, no group lies twice on one array, and none moves in blocks.
 
-        What `weight_matching` takes; `match_blocks` takes every spec.
+        Such specs `weight_matching` matches by an engine of their own, see `WeightMatcher`; others by `match_blocks`.
         """
         return not any(True for param, axes in self._axes.items() for _ in _unmatchable(self, axes, param))
 
@@ -315,7 +315,7 @@ class PermutationSpec:
             return dict(self._sizes)
         if params is None:
             raise ValueError("params is None and the specification holds no group sizes; expected a state dict")
-        self.validate(params, "params")
+        self.validate(params, "params", matching=False)
         return {group: size for group, (size, _) in _read_sizes(self, params).items()}
 
     def validate(self, state_dict: Parameters, name: str = "state_dict", *, matching: bool = True) -> None:
@@ -328,9 +328,8 @@ class PermutationSpec:
         name : str, optional
             What the message calls `state_dict`.
         matching : bool, optional
-            Whether the spec is to be matched with, not only applied: then it is also a mismatch what matching does not
-            support, groups that lie twice on one array (matching would be quadratic in them), groups with blocks, sums
-            and products.
+            Whether the spec is for `WeightMatcher`: then it is also a mismatch what that does not support, groups that
+            lie twice on one array (matching is quadratic in them), groups with blocks, sums and products.
 
         Raises
         ------
@@ -400,7 +399,15 @@ class PermutationSpec:
         return self._origin
 
     def prove(
-        self, model: Any, inputs: Any, *, trials: int = 3, seed: int = 0, rtol: float | None = None, double: bool = True
+        self,
+        model: Any,
+        inputs: Any,
+        *,
+        params: Parameters | None = None,
+        trials: int = 3,
+        seed: int = 0,
+        rtol: float | None = None,
+        double: bool = True,
     ) -> Proof:
         """Permute a model at random, and compare what it computes.
 
@@ -410,6 +417,8 @@ class PermutationSpec:
             Not modified; run in evaluation mode, without gradients.
         inputs : tensor, tuple, list or mapping
             One tensor, positional arguments, or keyword arguments, for which the outputs are compared.
+        params : mapping of str to array, optional
+            A state dict to compute with; by default the model's own parameters.
         trials : int, optional
             Random permutations to try.
         seed : int, optional
@@ -440,7 +449,7 @@ class PermutationSpec:
         """
         from .prove import prove  # which needs this module
 
-        return prove(self, model, inputs, trials=trials, seed=seed, rtol=rtol, double=double)
+        return prove(self, model, inputs, params=params, trials=trials, seed=seed, rtol=rtol, double=double)
 
     def with_origin(self, origin: Origin | None) -> PermutationSpec:
         """Return an equal spec whose report tells of `origin`."""

@@ -18,6 +18,7 @@ from rebasin_fast._progress import Progress
 from rebasin_fast._projection import MatchedAnew, Projection, projection_for
 from rebasin_fast.evaluate import Loss, cross_entropy, evaluate, one_number, pair_of
 from rebasin_fast.permute import Permutation, identity_permutation, validate_permutation
+from rebasin_fast.prove import few_examples, require_proof
 from rebasin_fast.spec import PermutationSpec, positive_integer
 from rebasin_fast.weight_matching import weight_matching
 
@@ -87,6 +88,7 @@ def straight_through(
     validation: Iterable[Any] | None = None,
     init: Literal["weight_matching", "identity"] | Permutation = "weight_matching",
     seed: int = 0,
+    prove: bool = True,
     progress: Progress | None = None,
 ) -> StraightThrough:
     r"""Find the permutation of B's hidden units whose midpoint with A has the lowest loss.
@@ -123,6 +125,9 @@ def straight_through(
     seed : int, default 0
         Order of batches and visits, and what is random in the model. Torch's global generators are as before
         afterwards. On one machine with one number of torch threads the same seed gives the same answer.
+    prove : bool, default True
+        Whether to try first, on a few examples, that permutations do not change what A computes: see
+        `PermutationSpec.prove`.
     progress : callable, optional
         ``progress("straight-through", done, total)`` after every step; total is 0 when `batches` has no length.
 
@@ -142,7 +147,8 @@ def straight_through(
         An argument, or a batch, is of the wrong type.
     ValueError
         A state dict that fits neither `spec` nor `model`, or holds NaN or infinity; no batches; a loss that is NaN or
-        infinite; an option out of its range.
+        infinite; an option out of its range; a spec that is not one of `model`, naming the groups that change its
+        outputs.
     ImportError
         Without torch.
 
@@ -183,6 +189,8 @@ def straight_through(
         validated = [search.validate(held_out)] if held_out is not None else []
         for _ in range(epochs):
             for number, batch in _shuffled(batches, rng):
+                if prove and not search.losses:
+                    require_proof(spec, model, own_a, few_examples(pair_of(batch, number)[0]))
                 search.step(batch, number, update, keep=held_out is None)
                 if progress is not None:
                     progress("straight-through", len(search.losses), total)
@@ -298,8 +306,8 @@ def _checked_start(
     spec: PermutationSpec, a: Parameters, b: Parameters, init: Any, seed: int
 ) -> Mapping[str, IndexArray]:
     """Check the two networks against the spec and each other, and return the permutation to begin with."""
-    spec.validate(a, "params_a")
-    spec.validate(b, "params_b")
+    spec.validate(a, "params_a", matching=False)
+    spec.validate(b, "params_b", matching=False)
     for name, tensor in a.items():
         if b[name].dtype != tensor.dtype:
             raise ValueError(f"params_b[{name!r}] has dtype {b[name].dtype}; expected {tensor.dtype}, as in params_a")

@@ -38,7 +38,7 @@ class WeightMatcher:
     Parameters
     ----------
     spec : PermutationSpec
-        Which axes of which parameters move together.
+        Which axes of which parameters move together; a plain one (`PermutationSpec.plain`).
     params_a, params_b : mapping of str to array
         State dicts, as for `weight_matching`. They are read where they lie, at every matching: after changing A in
         place call `update_a`, and leave B as it is.
@@ -51,7 +51,7 @@ class WeightMatcher:
     Raises
     ------
     TypeError, ValueError
-        As `weight_matching`.
+        As `weight_matching`; and if the spec is not plain.
 
     Examples
     --------
@@ -80,7 +80,12 @@ class WeightMatcher:
     ) -> None:
         if not isinstance(spec, PermutationSpec):
             raise TypeError(f"spec is of type {type(spec).__name__}; expected a PermutationSpec")
-        _check_integer("max_cache_bytes", max_cache_bytes, 0)
+        if not spec.plain:
+            raise ValueError(
+                "spec has blocks, sums or products, or a group twice on one array; expected a plain one, or "
+                "weight_matching, which takes every spec"
+            )
+        check_integer("max_cache_bytes", max_cache_bytes, 0)
         if compute_dtype not in (None, "float64", "float32", "bfloat16"):
             raise ValueError(f"compute_dtype is {compute_dtype!r}; expected 'float64', 'float32', 'bfloat16' or None")
         self._pair = MatchedPair(spec, params_a, params_b, compute_dtype if compute_dtype != "bfloat16" else None)
@@ -145,7 +150,7 @@ class WeightMatcher:
     ) -> WeightMatching:
         """Match B to A; parameters, result and errors are those of `weight_matching`."""
         began = time.perf_counter()
-        _check_options(method, n_starts, seed, max_sweeps, rtol)
+        check_options(method, n_starts, seed, max_sweeps, rtol)
         if method == "frank_wolfe":
             self._check_frank_wolfe()
         self._cache.counts, self._solver.counts = CostCounts(), SolverCounts()
@@ -258,16 +263,18 @@ def _copied(permutation: Permutation) -> dict[str, IndexArray]:
     return {group: np.array(index, dtype=np.int64) for group, index in permutation.items()}
 
 
-def _check_options(method: object, n_starts: object, seed: object, max_sweeps: object, rtol: object) -> None:
+def check_options(method: object, n_starts: object, seed: object, max_sweeps: object, rtol: object) -> None:
+    """Raise if an option of weight matching is of the wrong type or out of its range."""
     if method not in ("coordinate_descent", "frank_wolfe"):
         raise ValueError(f"method is {method!r}; expected 'coordinate_descent' or 'frank_wolfe'")
     for name, value, least in (("n_starts", n_starts, 1), ("seed", seed, 0), ("max_sweeps", max_sweeps, 1)):
-        _check_integer(name, value, least)
+        check_integer(name, value, least)
     if not (isinstance(rtol, (int, float)) and 0 <= rtol < 1):
         raise ValueError(f"rtol is {rtol!r}; expected a number in [0, 1)")
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
+def check_integer(name: str, value: object, least: int) -> None:
+    """Raise unless the value is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is {value!r}; expected an integer")
     if value < least:

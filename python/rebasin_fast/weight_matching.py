@@ -5,8 +5,17 @@ from __future__ import annotations
 from rebasin_fast._arrays import Parameters
 from rebasin_fast._matching_result import WeightMatching, WeightMatchingStats
 from rebasin_fast._progress import Progress
+from rebasin_fast.block_matching import match_blocks
 from rebasin_fast.spec import PermutationSpec
-from rebasin_fast.weight_matcher import DEFAULT_CACHE_BYTES, ComputeDtype, Init, MatchingMethod, WeightMatcher
+from rebasin_fast.weight_matcher import (
+    DEFAULT_CACHE_BYTES,
+    ComputeDtype,
+    Init,
+    MatchingMethod,
+    WeightMatcher,
+    check_integer,
+    check_options,
+)
 
 __all__ = ["WeightMatching", "WeightMatchingStats", "weight_matching"]
 
@@ -35,6 +44,10 @@ def weight_matching(
     changed; an assignment problem starts from the column duals of the last one. At the end cost matrices that came
     about that way are made anew, and only when those have nothing to gain either is the answer called converged.
 
+    A spec that is not plain (groups in blocks, as attention heads are; sums and products on an axis; groups twice on
+    one array) is matched by `match_blocks`: the units of a block with the blocks, by coordinate descent alone, and
+    with every cost matrix made anew.
+
     Parameters
     ----------
     spec : PermutationSpec
@@ -50,7 +63,7 @@ def weight_matching(
     method : {"coordinate_descent", "frank_wolfe"}, default "coordinate_descent"
         ``"frank_wolfe"`` moves all groups at once through doubly stochastic matrices, each step towards the
         permutations the gradient favours (one assignment problem for every group), exactly as far as the objective
-        rises; the end is rounded to permutations and polished by coordinate descent. For networks whose parameters
+        rises; the end is rounded to permutations and polished by coordinate descent. For plain specs whose parameters
         have at most two groups on their axes.
     n_starts : int, default 1
         So many descents from there, in other visiting orders; the best counts.
@@ -65,6 +78,7 @@ def weight_matching(
         What the factors of matrix products are rounded to. Default: float64 where a parameter has it, else float32;
         narrower floats are widened to float32 a panel at a time. bfloat16 needs torch tensors and rounds products,
         too; the objective is then summed from the parameters after every sweep, and a sweep that lowers it is undone.
+        For plain specs only.
     max_cache_bytes : int, default 2**30
         Cost matrices are kept up to this sum. Beside it matching takes about twice the largest cost matrix, however
         large the networks are, and what the matrix products take for themselves.
@@ -83,7 +97,7 @@ def weight_matching(
     ValueError
         If a state dict or `init` does not fit `spec`, shapes differ, values are not finite, or an option is out of
         its range; with ``"frank_wolfe"`` also if a parameter has more than two groups on its axes, or one cost matrix
-        for every group does not fit into `max_cache_bytes`.
+        for every group does not fit into `max_cache_bytes`. An option that only plain specs have, with another.
 
     See Also
     --------
@@ -136,6 +150,23 @@ def weight_matching(
     >>> all(np.array_equal(a[name], aligned[name]) for name in a)
     True
     """
+    if isinstance(spec, PermutationSpec) and not spec.plain:
+        check_options(method, n_starts, seed, max_sweeps, rtol)
+        check_integer("max_cache_bytes", max_cache_bytes, 0)
+        _require_plain_options(init, method, compute_dtype)
+        found = match_blocks(
+            spec,
+            params_a,
+            params_b,
+            init="propagate" if init is None else init,
+            n_starts=n_starts,
+            seed=seed,
+            max_sweeps=max_sweeps,
+            rtol=rtol,
+            compute_dtype=None if compute_dtype == "bfloat16" else compute_dtype,
+            progress=progress,
+        )
+        return WeightMatching(found.permutation, found.objective, found.sweeps, found.converged, found.stats)
     matcher = WeightMatcher(spec, params_a, params_b, max_cache_bytes=max_cache_bytes, compute_dtype=compute_dtype)
     return matcher.match(
         init=init,
@@ -146,3 +177,14 @@ def weight_matching(
         rtol=rtol,
         progress=progress,
     )
+
+
+def _require_plain_options(init: object, method: str, compute_dtype: str | None) -> None:
+    """Refuse what coordinate descent over blocks does not have."""
+    for name, value, unknown, instead in (
+        ("method", method, "frank_wolfe", "'coordinate_descent'"),
+        ("init", init, "barycentre", "'propagate', 'identity' or a permutation"),
+        ("compute_dtype", compute_dtype, "bfloat16", "'float64', 'float32' or None"),
+    ):
+        if isinstance(value, str) and value == unknown:
+            raise ValueError(f"{name} is {value!r}, and spec is not plain (see its blocks); expected {instead}")

@@ -85,7 +85,7 @@ def solve_wreath_assignment(
     n = _number_of_blocks(units, outer)
     tensors = [_as_tensor(f, family, n) for f, family in enumerate(units)]
     total = np.zeros((n, n)) if outer is None else outer.astype(np.float64)
-    inner = [_inner(tensor, maximize, fixed_blocks, threads) for tensor in tensors]
+    inner = [best_units(tensor, maximize, fixed_blocks, threads) for tensor in tensors]
     for values, _ in inner:
         total = total + values
     chosen = np.arange(n) if fixed_blocks else linear_sum_assignment(total, maximize=maximize)[1]
@@ -115,10 +115,13 @@ def _as_tensor(f: int, family: npt.ArrayLike, n: int) -> npt.NDArray[np.generic]
     raise ValueError(f"units[{f}] has shape {array.shape}; expected (n, d, n, d) or (n * d, n * d) with n = {n}")
 
 
-def _inner(
+def best_units(
     tensor: npt.NDArray[np.generic], maximize: bool, fixed_blocks: bool, threads: int | None
 ) -> tuple[npt.NDArray[np.float64], IndexArray]:
-    """Return for every pair of blocks the value of the best order of units, and the order: (n, n) and (n, n, d)."""
+    """Return for every pair of blocks the value of the best order of units, and the order: (n, n) and (n, n, d).
+
+    With `fixed_blocks` for every block with itself alone; the rest is zeros.
+    """
     n, d = tensor.shape[:2]
     columns = np.zeros((n, n, d), dtype=np.int64)
     values = np.zeros((n, n))
