@@ -6,21 +6,8 @@ import numpy as np
 import pytest
 
 import rebasin_fast
-from rebasin_fast.cli import main
 
 SMALL = np.array([[4, 1, 3], [2, 0, 5], [3, 2, 2]])
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        return caught.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def saved(path, matrix):
