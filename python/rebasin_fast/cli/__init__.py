@@ -18,7 +18,7 @@ from rebasin_fast.cli._common import INTERRUPTED, USAGE, complain
 if TYPE_CHECKING:
     from typer import Typer
 
-_COMMANDS = ("_demo", "_info", "_lap", "_spec")
+_COMMANDS = ("_demo", "_info", "_lap", "_spec", "_merging")
 
 _EXAMPLES = """\
 [bold]Examples[/bold]
