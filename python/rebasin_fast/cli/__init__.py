@@ -25,6 +25,10 @@ _EXAMPLES = """\
 
 rebasin-fast demo
 
+rebasin-fast merge a.safetensors b.safetensors --arch resnet20 -o merged.safetensors
+
+rebasin-fast spec model.pt --arch mlp
+
 rebasin-fast lap cost.npy --out assignment.npy
 
 rebasin-fast info
