@@ -63,7 +63,7 @@ def test_out_replaces_only_with_force_and_never_the_input(tmp_path, call):
     before = cost.read_bytes()
     code, _, err = call("lap", cost, "--out", cost, "--force")
     assert code == 2
-    assert "is the input" in err
+    assert "is an input" in err
     assert cost.read_bytes() == before
 
 

@@ -99,6 +99,18 @@ def test_merge_of_many_does_what_the_library_does(tmp_path, call):
     assert json.loads(out)["options"] == {"method": "many", "seed": 3}
 
 
+@pytest.mark.parametrize("method", ["weight", "many"])
+def test_buffers_of_batch_norm_go_along(tmp_path, call, method):
+    files = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        files.append(write(tmp_path / f"{seed}.safetensors", models.ResNet20(0.25).state_dict()))
+    out_file = tmp_path / "m.safetensors"
+    code, _, err = call("merge", *files, "-o", out_file, "--arch", "resnet20", "--quiet", "--method", method)
+    assert (code, err) == (0, "")
+    models.ResNet20(0.25).load_state_dict(read(out_file))
+
+
 def test_the_record_says_how_it_was_made(tmp_path, call, pair):
     a, b = pair
     out_file = tmp_path / f"merged{a.suffix}"

@@ -70,6 +70,38 @@ def test_save_replaces_only_with_force(tmp_path, call):
     assert (tmp_path / "spec.json").read_text() == "precious"
     assert call("spec", *MLP, "--save", tmp_path / "spec.json", "--force")[0] == 0
     assert PermutationSpec.load(tmp_path / "spec.json").groups
+    code, _, err = call("spec", "--spec", tmp_path / "spec.json", "--save", tmp_path / "spec.json", "--force")
+    assert code == 2
+    assert "is an input" in err
+
+
+class Picky(torch.nn.Module):
+    """A model that raises what no library would."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("not today")
+
+
+class Norms(torch.nn.Module):
+    """Hidden units with a fixed scale each: they cannot be reordered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(3, 6), torch.nn.Linear(6, 2)
+        self.register_buffer("scale", torch.arange(6.0), persistent=False)
+
+    def forward(self, x):
+        return self.b(self.a(x) * self.scale)
+
+
+def test_a_spec_that_does_not_hold_exits_with_1(call, monkeypatch):
+    wrong = PermutationSpec.from_axes_to_perm(
+        {"a.weight": ("P", None), "a.bias": ("P",), "b.weight": (None, "P"), "b.bias": (None,)}, sizes={"P": 6}
+    )
+    monkeypatch.setattr(PermutationSpec, "from_module", lambda *_: wrong)
+    code, out, _ = call("spec", "--model-class", "test_cli_spec:Norms", "--input", "4,3", "--prove")
+    assert code == 1
+    assert "does not hold" in out
 
 
 @pytest.mark.parametrize(
@@ -88,6 +120,7 @@ def test_save_replaces_only_with_force(tmp_path, call):
         (["--model-class", "models.MLP", "--input", "2,3"], "expected package.module:Class"),
         (["--model-class", "models:Nothing", "--input", "2,3"], "has no 'Nothing'"),
         (["--model-class", "no_such_module:M", "--input", "2,3"], "no_such_module"),
+        (["--model-class", "test_cli_spec:Picky", "--input", "2,3"], "not today"),
         ([*MLP[:3], "[1]", "--input", "5,6"], "expected a JSON object"),
         ([*MLP[:3], "{", "--input", "5,6"], "no JSON"),
         ([*MLP[:3], '{"depth": 3}', "--input", "5,6"], "depth"),

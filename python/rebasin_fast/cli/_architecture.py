@@ -72,11 +72,16 @@ class Architecture:
             raise ValueError(f"--kwargs is no JSON: {error}") from None
         if not isinstance(kwargs, dict):
             raise ValueError(f"--kwargs is {self.kwargs!r}; expected a JSON object")
+        torch = require("torch", "torch")
         cls = getattr(_module(where), name, None)
         if cls is None:
             raise ValueError(f"--model-class: the module {where} has no {name!r}")
-        model = cls(**kwargs)
-        if not isinstance(model, require("torch", "torch").nn.Module):
+        torch.manual_seed(0)
+        try:
+            model = cls(**kwargs)
+        except Exception as error:  # code of the user's, which may raise anything
+            raise ValueError(f"--model-class: {self.model_class} cannot be made with {kwargs}: {error}") from error
+        if not isinstance(model, torch.nn.Module):
             raise ValueError(f"--model-class {self.model_class} makes a {type(model).__name__}, no torch.nn.Module")
         return model.eval()
 

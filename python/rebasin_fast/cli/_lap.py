@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from typer import Argument, Option, Typer
 
-from rebasin_fast._files import check_writable, whole_files
+from rebasin_fast._files import whole_files
 from rebasin_fast.cli._common import expected_errors, print_json
+from rebasin_fast.cli._model_files import check_outputs
 from rebasin_fast.cli._options import Force
 
 if TYPE_CHECKING:
@@ -110,9 +111,7 @@ def _check_out(cost: Path, out: Path | None, force: bool) -> None:
         return
     if out.suffix.lower() not in (".npy", ".csv"):
         raise ValueError(f"--out is {str(out)!r}; expected a name that ends in .npy or .csv")
-    if out.exists() and cost.exists() and out.samefile(cost):
-        raise ValueError(f"--out is {str(out)!r}, which is the input; expected another file")
-    check_writable([out], overwrite=force)
+    check_outputs([out], [cost], force=force)
 
 
 def _solved(matrix: npt.NDArray[Any], maximize: bool) -> "tuple[Assignment, float]":

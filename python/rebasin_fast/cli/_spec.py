@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option, Typer
 
 from rebasin_fast._checkpoint import load_parameters
-from rebasin_fast._files import check_writable, whole_files
+from rebasin_fast._files import whole_files
 from rebasin_fast.cli._architecture import Architecture
 from rebasin_fast.cli._common import FAILED, expected_errors, print_json, table
+from rebasin_fast.cli._model_files import check_outputs
 from rebasin_fast.cli._options import Arch, AsJson, Force, Inputs, Kwargs, ModelClass, SpecFile
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def spec(
         if prove and model_class is None:
             raise ValueError("--prove needs --model-class, a model to compute with")
         if save is not None:
-            check_writable([save], overwrite=force)
+            read = [path for path in (checkpoint, spec_file) if path is not None]
+            check_outputs([save], read, force=force)
         params = None if checkpoint is None else load_parameters(checkpoint, str(checkpoint))
         found = architecture.resolve(params)
         if params is not None:
