@@ -227,9 +227,8 @@ def test_a_link_to_an_input_is_an_input(tmp_path, call, pair):
 
 def test_a_full_disk_leaves_nothing(tmp_path, call, pair, monkeypatch):
     def half(_tensors, path, **_options):
-        path = getattr(path, "name", path)
-        with open(path, "wb") as file:  # noqa: PTH123 - what the writers do
-            file.write(b"half")
+        path.write_bytes(b"half")
+        assert path.parent == tmp_path / "new"
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", half)
