@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import rebasin_fast.cli as cli
-
 TINY = ["--width", "16", "--epochs", "1"]
 FILES = ["barrier.png", "demo.json", "merged.safetensors"]
 # Ctrl-C is listened for also where the parent ignores it, as a shell does for what it runs in the background.
@@ -19,19 +17,6 @@ from rebasin_fast.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main(sys.argv[1:])
 """
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run the command line in this process; return exit code, stdout, stderr."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it where it is not set: leave no trace of that
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        return caught.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def names(folder):

@@ -1,0 +1,77 @@
+"""What the commands share: exit codes, errors as one line, progress bars, tables, options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rebasin_fast._progress import Progress
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes: an expected error, wrong usage or input (a missing extra included), Ctrl-C."""
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Progress | None]:
+    """Yield a progress callback that draws one bar per stage on stderr, or None."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    bars = Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, Any] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            bars.start()  # not before there is something to show: an early error stays one line
+            tasks[stage] = bars.add_task(stage)
+        bars.update(tasks[stage], completed=done, total=total or None)
+
+    try:
+        yield report
+    finally:
+        if tasks:
+            bars.stop()
+
+
+@contextmanager
+def expected_errors(code: int = USAGE) -> Iterator[None]:
+    """Turn the errors a user can do something about into one line on stderr and an exit code."""
+    from typer import Exit
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain("interrupted")
+        raise Exit(INTERRUPTED) from None
+    except (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError) as error:
+        complain(" ".join(str(error).split()) or type(error).__name__)
+        raise Exit(code) from None
+
+
+def table(title: str, *headings: str) -> Any:
+    """Return an empty rich table: the first column, if it has no heading, for names, the others for numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    return table
+
+
+def print_json(content: Any) -> None:
+    """Print `content` as JSON for machines."""
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def complain(message: str) -> None:
+    """Print one line on stderr."""
+    print(f"rebasin-fast: {message}", file=sys.stderr)
