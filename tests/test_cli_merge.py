@@ -14,7 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import models
-from rebasin_fast import apply_permutation, interpolate, merge_many, mlp, random_permutation, weight_matching
+from rebasin_fast import (
+    PermutationSpec,
+    apply_permutation,
+    interpolate,
+    merge_many,
+    mlp,
+    random_permutation,
+    weight_matching,
+)
 
 WIDTHS = (6, 24, 18, 4)
 SPEC = mlp(WIDTHS)
@@ -145,6 +153,20 @@ def test_the_spec_may_come_from_a_file_or_a_class(tmp_path, call, pair):
     assert same(found[0], found[1])
     for name, tensor in found[2].items():  # other names of the groups, other order of the visits
         torch.testing.assert_close(tensor, found[0][name])
+
+
+@pytest.mark.parametrize("command", ["match", "merge"])
+def test_a_spec_that_does_not_hold_writes_nothing(tmp_path, call, pair, monkeypatch, command):
+    """A spec under which the classes trade places fits every shape: only a computation tells that it does not hold."""
+    fixed = {name: (None,) * tensor.ndim for name, tensor in network(0).items()}
+    wrong = PermutationSpec.from_axes_to_perm(fixed | {"layer2.weight": ("classes", None), "layer2.bias": ("classes",)})
+    monkeypatch.setattr(PermutationSpec, "from_module", classmethod(lambda cls, model, inputs: wrong))
+    by_class = ["--model-class", "models:MLP", "--kwargs", json.dumps({"widths": WIDTHS}), "--input", "5,6"]
+    code, _, err = call(command, *pair, "-o", tmp_path / "out.safetensors", *by_class, "--quiet")
+    assert code == 2
+    assert "classes" in err
+    assert "Nothing was matched or merged" in " ".join(err.split())
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_progress_goes_to_stderr_unless_quiet(tmp_path, call, pair):
