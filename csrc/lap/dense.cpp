@@ -44,9 +44,7 @@ class DenseSolver {
 
     Status solve(Stats* stats) {
         std::vector<std::int32_t> free_rows = n_ == m_ ? reduce_columns() : matching_.free_rows();
-        for (int round = 0; round < kRowReductionRounds && !free_rows.empty(); ++round)
-            free_rows = reduce_rows(std::move(free_rows));
-        return augment_all(free_rows, stats, kWithoutLimit);
+        return augment_all(reduce_rows(std::move(free_rows)), stats, kWithoutLimit);
     }
 
     Status augment_all(const std::vector<std::int32_t>& free_rows, Stats* stats, std::int64_t most_scans) {
@@ -66,8 +64,7 @@ class DenseSolver {
     }
 
   private:
-    static constexpr int kRowReductionRounds = 1;
-    static constexpr std::int64_t kRowReductionBudget = 3;  // row scans per row and round
+    static constexpr std::int64_t kRowReductionBudget = 3;  // row scans per row
 
     // v_j = min_i c_ij; each row takes the lowest column whose minimum it holds. Returns the rows left free.
     std::vector<std::int32_t> reduce_columns() {

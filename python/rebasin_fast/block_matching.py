@@ -37,7 +37,7 @@ from ._progress import Progress
 from .permute import Permutation, blocks_of_units, identity_permutation, units_in_blocks, validate_permutation
 from .pieces import fixed_blocks, parent_label, pieces_of
 from .spec import PermutationSpec
-from .weight_matcher import check_options
+from .weight_matcher import check_options, visiting_orders
 from .wreath import solve_wreath_assignment
 
 Similarity = npt.NDArray[np.float64]
@@ -134,9 +134,7 @@ def match_blocks(
         raise ValueError(f"compute_dtype is {compute_dtype!r}; expected 'float64', 'float32' or None")
     pair = PiecePair(spec, params_a, params_b, compute_dtype)
     start = _start(pair, init)
-    # The first descent is what a call with n_starts=1 makes, whatever their number.
-    orders = [np.random.default_rng(seed if number == 0 else [seed, number]) for number in range(n_starts)]
-    outcomes = [_descended(pair, start, rng, max_sweeps, rtol, progress) for rng in orders]
+    outcomes = [_descended(pair, start, rng, max_sweeps, rtol, progress) for rng in visiting_orders(seed, n_starts)]
     best = max(outcomes, key=lambda outcome: outcome.objective[-1])
     stats = pair.counts.stats(sum(outcome.skipped for outcome in outcomes), time.perf_counter() - began)
     return BlockMatching(best.permutation, tuple(best.objective), len(best.objective) - 1, not best.dirty, stats)

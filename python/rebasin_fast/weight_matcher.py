@@ -155,8 +155,7 @@ class WeightMatcher:
             self._check_frank_wolfe()
         self._cache.counts, self._solver.counts = CostCounts(), SolverCounts()
         start, steps = self._start(init, method, progress)
-        # The first descent is what a call with n_starts=1 makes, whatever their number.
-        orders = [np.random.default_rng(seed if number == 0 else [seed, number]) for number in range(n_starts)]
+        orders = visiting_orders(seed, n_starts)
         outcomes = [self._descended(start, rng, max_sweeps, rtol, progress) for rng in orders]
         best = max(outcomes, key=lambda outcome: outcome.objective[-1])
         stats = self._stats(outcomes, steps, time.perf_counter() - began)
@@ -271,6 +270,11 @@ def check_options(method: object, n_starts: object, seed: object, max_sweeps: ob
         check_integer(name, value, least)
     if not (isinstance(rtol, (int, float)) and 0 <= rtol < 1):
         raise ValueError(f"rtol is {rtol!r}; expected a number in [0, 1)")
+
+
+def visiting_orders(seed: int, n_starts: int) -> list[np.random.Generator]:
+    """Return what draws the visits of each descent; the first is what n_starts=1 makes, whatever their number."""
+    return [np.random.default_rng(seed if number == 0 else [seed, number]) for number in range(n_starts)]
 
 
 def check_integer(name: str, value: object, least: int) -> None:

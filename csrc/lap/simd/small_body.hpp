@@ -181,7 +181,7 @@ class SmallSolver {
         std::int64_t left = 0;
         for (std::int64_t i = 0; i < rows_; ++i)
             if (w_.col_of_row[i] < 0) w_.scanned[left++] = i;
-        for (int round = 0; round < kReductionRounds && left > 0; ++round) left = reduce_rows(left);
+        reduce_rows(left);
         for (std::int64_t i = 0; i < rows_; ++i) {
             const std::int64_t j = w_.col_of_row[i];
             if (j >= 0) w_.u[i] = w_.cost[i * width_ + j] - w_.v[j];
@@ -211,69 +211,43 @@ class SmallSolver {
         return true;
     }
 
-    struct Bid {
-        bool placed;
-        std::int64_t displaced;  // the row that had the column, or -1
-    };
-
-    // One round of bidding over the first `count` rows of `scanned`; a displaced row goes on at once. Leaves
-    // there the rows still free, and returns their number. The budget ends chains of ever smaller falls.
-    std::int64_t reduce_rows(std::int64_t count) {
-        std::int64_t left = 0;
+    // Bidding over the first `count` rows of `scanned`; a displaced row goes on at once. The budget ends
+    // chains of ever smaller falls: who bids in vain, or comes too late, stays free.
+    void reduce_rows(std::int64_t count) {
         std::int64_t budget = kReductionBudget * rows_;
-        for (std::int64_t k = 0; k < count;) {
-            const std::int64_t i = w_.scanned[k++];
-            const Bid made = budget-- > 0 ? bid(i) : Bid{false, -1};
-            if (!made.placed)
-                w_.scanned[left++] = i;
-            else if (made.displaced >= 0)
-                w_.scanned[--k] = made.displaced;
+        for (std::int64_t k = 0; k < count && budget > 0; --budget) {
+            const std::int64_t displaced = bid(w_.scanned[k++]);
+            if (displaced >= 0) w_.scanned[--k] = displaced;
         }
-        return left;
     }
 
     // A row takes its best column, whose price falls until the second best is as good. Among equals it takes
-    // a free one; it displaces nobody without making the price fall.
-    Bid bid(std::int64_t i) {
+    // a free one; it displaces nobody without making the price fall. Returns the displaced row, or -1.
+    std::int64_t bid(std::int64_t i) {
         static constexpr InOneLane one(1.0);
         ++w_.row_scans;
-        const Two best = two_smallest_of(i);
-        if (!(best.first < kInf)) return {false, -1};
+        const TwoSmallest best = two_smallest_of(i);
+        if (!(best.first < kInf)) return -1;
         if (best.first == best.second) {
             const std::int64_t j = free_column_at(i, best.first);
             if (j >= 0) assign(i, j);
-            return {j >= 0, -1};
+            return -1;
         }
-        const std::int64_t j = best.column, lane = j % L;
+        const std::int64_t j = best.index, lane = j % L;
         const double fall = best.second < kInf ? best.second - best.first : 0.0;
         const bool taken = !is_free(j);
-        if (taken && !(w_.v[j] - fall < w_.v[j])) return {false, -1};
+        if (taken && !(w_.v[j] - fall < w_.v[j])) return -1;
         double* v = w_.v + (j - lane);  // a whole vector, as in close()
         store(v, load<D>(v) - one(lane) * fall);
         const std::int64_t displaced = taken ? w_.row_of_col[j] : -1;
         if (taken) w_.col_of_row[displaced] = -1;
         assign(i, j);
-        return {true, displaced};
+        return displaced;
     }
 
-    struct Two {
-        double first, second;
-        std::int64_t column;  // of `first`, if only one has it
-    };
-
-    Two two_smallest_of(std::int64_t i) const {
+    TwoSmallest two_smallest_of(std::int64_t i) const {
         const double* cost = w_.cost + i * width_;
-        LaneTwoSmallest even, odd;
-        I64 here = lane_numbers();
-        std::int64_t j = 0;
-        for (; j + L < width_; j += 2 * L, here += 2 * L) {
-            even.take(load<D>(cost + j) - load<D>(w_.v + j), here);
-            odd.take(load<D>(cost + j + L) - load<D>(w_.v + j + L), here + L);
-        }
-        if (j < width_) even.take(load<D>(cost + j) - load<D>(w_.v + j), here);
-        even.take(odd);
-        const TwoSmallest best = even.merged();
-        return {best.first, best.second, best.index};
+        return two_smallest(width_, [&](std::int64_t j) { return load<D>(cost + j) - load<D>(w_.v + j); });
     }
 
     // The lowest free column where the row's reduced cost has this value, or -1.
@@ -445,8 +419,7 @@ class SmallSolver {
         }
     }
 
-    static constexpr int kReductionRounds = 1;
-    static constexpr std::int64_t kReductionBudget = 3;  // row scans per row and round
+    static constexpr std::int64_t kReductionBudget = 3;  // row scans per row
 
     SmallWork& w_;
     const std::int64_t rows_, cols_, width_;

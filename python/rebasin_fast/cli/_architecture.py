@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +60,11 @@ class Architecture:
             if params is None:
                 raise ValueError(f"--arch {self.arch} needs a checkpoint to read the sizes off")
             return _ARCHITECTURES[self.arch](params)
-        return PermutationSpec.from_module(self.model(), self.example())
+        return PermutationSpec.from_module(self.model, self.example())
 
+    @cached_property
     def model(self) -> Any:
-        """Return a new model of the class, in evaluation mode."""
+        """The model of the class, in evaluation mode; made once, for tracing and proof leave it as it is."""
         where, _, name = (self.model_class or "").partition(":")
         if not where or not name:
             raise ValueError(f"--model-class is {self.model_class!r}; expected package.module:Class")

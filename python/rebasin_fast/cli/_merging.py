@@ -117,8 +117,8 @@ def merge(
     """Merge models trained apart into one, modulo permutation of their hidden units.
 
     The method is "weight" for two models and "many" for more, unless named. With --model-class the specification is
-    proven on the first model before anything is matched. Running statistics of batch norm are
-    averaged like everything else: a network with batch norm needs them reset on data (`reset_batch_norm`).
+    proven on the first model before anything is matched. Running statistics of batch norm are averaged like everything
+    else: a network with batch norm needs them reset on data (`reset_batch_norm`).
     """
     with expected_errors():
         architecture = Architecture(spec_file, arch, model_class, kwargs, tuple(inputs or ()))
@@ -193,7 +193,7 @@ def _spec(architecture: Architecture, params: "Parameters", path: Path) -> "Perm
     spec = architecture.resolve(params)
     spec.validate(params, str(path))
     if architecture.model_class is not None:  # something to compute with: nothing is written on an unproven spec
-        require_proof(spec, architecture.model(), params, architecture.example())
+        require_proof(spec, architecture.model, params, architecture.example())
     return spec
 
 

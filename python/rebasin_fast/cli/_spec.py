@@ -63,7 +63,7 @@ def spec(
         found = architecture.resolve(params)
         if params is not None:
             found.validate(params, str(checkpoint))
-        proof = found.prove(architecture.model(), architecture.example()) if prove else None
+        proof = found.prove(architecture.model, architecture.example()) if prove else None
         if save is not None:
             with whole_files([save], overwrite=force) as (temporary,):
                 found.save(temporary)
