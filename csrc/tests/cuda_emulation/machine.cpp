@@ -4,6 +4,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -51,6 +52,11 @@ struct Block {
     std::map<const void*, std::unique_ptr<unsigned char[]>> memory;
     std::size_t shared_bytes = 0, dynamic_bytes = 0;
     int running = 0;  // fibers that have not returned
+    int at_barrier = 0;
+    struct Lanes {
+        std::uint32_t alive = 0, waiting = 0;
+    };
+    std::vector<Lanes> warps;
 };
 
 class Machine {
@@ -77,7 +83,8 @@ class Machine {
     void resume(Fiber* fiber);
     void leave(bool for_good);
     void release_barrier(Block* block);
-    void release_warp(Fiber* last);
+    void release_warp(Fiber* member);
+    void release_others_of(Fiber* gone);
     void retire_finished();
     std::string stuck() const;
 
@@ -144,6 +151,9 @@ void Machine::start_block(unsigned index) {
         block->fibers.push_back(std::move(fiber));
     }
     block->running = static_cast<int>(threads);
+    block->warps.resize((threads + kWarp - 1) / kWarp);
+    for (unsigned t = 0; t < threads; ++t)
+        block->warps[t / kWarp].alive |= std::uint32_t{1} << t % kWarp;
     blocks_.push_back(std::move(block));
 }
 
@@ -239,7 +249,8 @@ void Machine::leave(bool for_good) {
     __sanitizer_start_switch_fiber(for_good ? nullptr : &current_->fake_stack, scheduler_stack_,
                                    scheduler_stack_bytes_);
 #endif
-    if (for_good || _setjmp(current_->resume) == 0) _longjmp(scheduler_, 1);
+    if (for_good) _longjmp(scheduler_, 1);
+    if (_setjmp(current_->resume) == 0) _longjmp(scheduler_, 1);
     arrived_on_fiber();
 }
 
@@ -248,7 +259,7 @@ void Machine::finish_current() {
     current_->state = Fiber::State::done;
     --block->running;
     release_barrier(block);
-    release_warp(current_);
+    release_others_of(current_);
     leave(true);
     std::abort();
 }
@@ -266,19 +277,24 @@ void Machine::yield() {
 void Machine::wait(Fiber::State state, Site site) {
     current_->state = state;
     current_->site = site;
-    if (state == Fiber::State::at_barrier)
+    if (state == Fiber::State::at_barrier) {
+        ++current_->block->at_barrier;
         release_barrier(current_->block);
-    else
+    } else {
+        current_->block->warps[static_cast<std::size_t>(current_->warp)].waiting |= std::uint32_t{1}
+                                                                                    << current_->lane;
         release_warp(current_);
+    }
     leave_if_failed();
     leave(false);
 }
 
 void Machine::release_barrier(Block* block) {
+    if (block->at_barrier < block->running) return;
+    block->at_barrier = 0;
     Site site{nullptr, 0};
     for (const auto& fiber : block->fibers) {
         if (fiber->state == Fiber::State::done) continue;
-        if (fiber->state != Fiber::State::at_barrier) return;
         if (site.file == nullptr) site = fiber->site;
         if (site.line != fiber->site.line || std::strcmp(site.file, fiber->site.file) != 0) {
             failure_ = "threads of one block are at different barriers, " + name_of(site) + " and " +
@@ -293,49 +309,46 @@ void Machine::release_barrier(Block* block) {
         }
 }
 
-// Lets those go on whose whole mask has come. A lane that has returned is not waited for, as on a device.
-void Machine::release_warp(Fiber* last) {
-    const auto& fibers = last->block->fibers;
-    const std::size_t first = static_cast<std::size_t>(last->warp) * kWarp;
-    const std::size_t end = std::min(first + kWarp, fibers.size());
-    std::uint32_t waiting = 0, masks[kWarp] = {}, alive = 0;
-    for (std::size_t t = first; t < end; ++t) {
-        if (fibers[t]->state != Fiber::State::done) alive |= std::uint32_t{1} << (t - first);
-        if (fibers[t]->state == Fiber::State::in_warp) waiting |= std::uint32_t{1} << (t - first);
-        masks[t - first] = fibers[t]->mask;
-    }
-    for (std::size_t t = first; t < end; ++t) {
-        const std::uint32_t members = masks[t - first] & alive;
-        if (fibers[t]->state != Fiber::State::in_warp || (members & ~waiting) != 0) continue;
-        std::uint32_t nonzero = 0;
-        for (std::size_t other = first; other < end; ++other) {
-            if (!(members >> (other - first) & 1)) continue;
-            const Fiber& there = *fibers[other];
-            if (there.mask != fibers[t]->mask || there.site.line != fibers[t]->site.line ||
-                std::strcmp(there.site.file, fibers[t]->site.file) != 0) {
-                failure_ = "lanes of one mask are at different operations of their warp, " +
-                           name_of(fibers[t]->site) + " and " + name_of(there.site);
-                return;
-            }
-            nonzero |= std::uint32_t{there.value != 0} << (other - first);
+// Lets those lanes go on that share the member's mask, if all of them have come. A lane that has returned is
+// not waited for, as on a device.
+void Machine::release_warp(Fiber* member) {
+    Block::Lanes& lanes = member->block->warps[static_cast<std::size_t>(member->warp)];
+    const std::uint32_t members = member->mask & lanes.alive;
+    if ((members & ~lanes.waiting) != 0) return;
+    const std::unique_ptr<Fiber>* fibers =
+        member->block->fibers.data() + static_cast<std::size_t>(member->warp) * kWarp;
+    std::uint32_t nonzero = 0;
+    for (std::uint32_t left = members; left != 0; left &= left - 1) {
+        const Fiber& there = *fibers[std::countr_zero(left)];
+        if (there.mask != member->mask || there.site.line != member->site.line ||
+            (there.site.file != member->site.file && std::strcmp(there.site.file, member->site.file) != 0)) {
+            failure_ = "lanes of one mask are at different operations of their warp, " +
+                       name_of(member->site) + " and " + name_of(there.site);
+            return;
         }
-        for (std::size_t other = first; other < end; ++other) {
-            if (!(members >> (other - first) & 1)) continue;
-            Fiber& there = *fibers[other];
-            if (!(members >> there.source & 1)) {
-                failure_ = "lane " + std::to_string(there.lane) + " reads from lane " +
-                           std::to_string(there.source) + ", which takes no part, at " + name_of(there.site);
-                return;
-            }
-            there.result = {fibers[first + static_cast<std::size_t>(there.source)]->value, nonzero};
+        if (!(members >> there.source & 1)) {
+            failure_ = "lane " + std::to_string(there.lane) + " reads from lane " +
+                       std::to_string(there.source) + ", which takes no part, at " + name_of(there.site);
+            return;
         }
-        for (std::size_t other = first; other < end; ++other)
-            if (members >> (other - first) & 1) {
-                fibers[other]->state = Fiber::State::ready;
-                ready_.push_back(fibers[other].get());
-            }
-        return;
+        nonzero |= std::uint32_t{there.value != 0} << there.lane;
     }
+    for (std::uint32_t left = members; left != 0; left &= left - 1) {
+        Fiber* there = fibers[std::countr_zero(left)].get();
+        there->result = {fibers[there->source]->value, nonzero};
+        there->state = Fiber::State::ready;
+        ready_.push_back(there);
+    }
+    lanes.waiting &= ~members;
+}
+
+// A lane has returned: others may have waited for it alone.
+void Machine::release_others_of(Fiber* gone) {
+    Block::Lanes& lanes = gone->block->warps[static_cast<std::size_t>(gone->warp)];
+    lanes.alive &= ~(std::uint32_t{1} << gone->lane);
+    const std::size_t first = static_cast<std::size_t>(gone->warp) * kWarp;
+    for (int lane = 0; lane < kWarp && lanes.waiting != 0; ++lane)
+        if (lanes.waiting >> lane & 1) release_warp(gone->block->fibers[first + static_cast<std::size_t>(lane)].get());
 }
 
 void* Machine::shared(const void* key, std::size_t bytes) {
