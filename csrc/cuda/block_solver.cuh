@@ -28,7 +28,7 @@ struct Matching {
     }
 
     // Lays the arrays out in `memory`, which is aligned to 8 bytes.
-    __device__ static Matching in(unsigned char* memory, int rows, int cols) {
+    __host__ __device__ static Matching in(unsigned char* memory, int rows, int cols) {
         Matching at;
         at.v = reinterpret_cast<double*>(memory);
         at.length = at.v + cols;
