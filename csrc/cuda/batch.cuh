@@ -38,7 +38,7 @@ __device__ inline void stage(const DeviceMatrix& from, S* to) {
 // matching lie in shared memory (`staged`), or the matching alone, or neither (`workspace`: `apart` bytes a
 // problem).
 template <class S>
-__global__ void solve_tasks(const BlockTask* tasks, double factor, double largest, bool staged,
+__global__ void __launch_bounds__(kMostThreads) solve_tasks(const BlockTask* tasks, double factor, double largest, bool staged,
                             unsigned char* workspace, std::size_t apart, int* status) {
     const BlockTask task = tasks[blockIdx.x];
     const auto rows = static_cast<int>(task.costs.rows), cols = static_cast<int>(task.costs.cols);

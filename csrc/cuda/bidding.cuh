@@ -14,8 +14,8 @@
 
 namespace rebasin_fast::cuda {
 
-// So many rows at most are left to one block, and so many that wait are read again together.
-inline constexpr int kFewBidders = 1024, kWaitTogether = 64;
+// So many rows that wait are read again together.
+inline constexpr int kWaitTogether = 64;
 
 template <class S>
 class Round {
@@ -25,7 +25,7 @@ class Round {
 
     // By one warp: the row at place k of the queue bids, or goes to where it waits or rests.
     __device__ void bid(int k, double eps) const {
-        const int i = s_.queue[active_][k];
+        const int i = s_.queue(active_)[k];
         TwoLeast best = s_.two_least(i);
         if (threadIdx.x % kWarp != 0) return;
         s_.bid_column[k] = -1;
@@ -55,11 +55,11 @@ class Round {
     // By one thread each: of those who bid the lowest price, the lowest row wins.
     __device__ void claim(int k) const {
         const int j = s_.bid_column[k];
-        if (j >= 0 && s_.best_bid[j] == s_.bid_key[k]) atomicMin(&s_.winner[j], s_.queue[active_][k]);
+        if (j >= 0 && s_.best_bid[j] == s_.bid_key[k]) atomicMin(&s_.winner[j], s_.queue(active_)[k]);
     }
 
     __device__ void award(int k) const {
-        const int j = s_.bid_column[k], i = s_.queue[active_][k];
+        const int j = s_.bid_column[k], i = s_.queue(active_)[k];
         if (j < 0) return;
         int next = i;
         if (s_.winner[j] == i) {
@@ -70,7 +70,7 @@ class Round {
             if (next < 0) return;
             s_.matching.col_of_row[next] = -1;
         }
-        s_.queue[1 - active_][atomicAdd(&s_.control->count[1 - active_], 1)] = next;
+        s_.queue(1 - active_)[atomicAdd(&s_.control->count[1 - active_], 1)] = next;
     }
 
     __device__ void clear(int k) const {
@@ -106,7 +106,7 @@ template <class S>
 __device__ inline int bidders_of(const ListState<S>& s) {
     const Control& c = *s.control;
     const int count = c.count[c.active];
-    return count > kFewBidders && c.bids < c.budget ? count : 0;
+    return count > c.few && c.bids < c.budget ? count : 0;
 }
 
 template <class S>
@@ -152,14 +152,14 @@ __global__ void stale_done(ListState<S> s) {
 
 // Few rows bid: one block, round after round, at most `rounds` of them.
 template <class S>
-__global__ void bid_few(ListState<S> s, int rounds) {
+__global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int rounds) {
     REBASIN_FAST_SHARED(int, bidders, 1);
     const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     for (; rounds > 0; --rounds) {
         if (t == 0) {
             const Control& c = *s.control;
             const int count = c.count[c.active];
-            *bidders = count <= kFewBidders && c.stale < kWaitTogether && c.bids < c.budget ? count : 0;
+            *bidders = count <= c.few && c.stale < kWaitTogether && c.bids < c.budget ? count : 0;
         }
         __syncthreads();
         const int count = *bidders;
@@ -180,20 +180,21 @@ __global__ void bid_few(ListState<S> s, int rounds) {
 
 // Begins a phase. One thread, before enqueue_free().
 template <class S>
-__global__ void begin_phase(ListState<S> s, double eps, long long budget) {
+__global__ void begin_phase(ListState<S> s, double eps, long long budget, int few) {
     Control& c = *s.control;
     c.active = 0;
     c.count[0] = c.count[1] = c.stale = c.rescan = c.resting = 0;
     c.bids = 0;
     c.budget = budget;
     c.eps = eps;
+    c.few = few;
 }
 
 // Every free row is to bid.
 template <class S>
 __global__ void enqueue_free(ListState<S> s) {
     const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-    if (i < s.costs.rows && s.matching.col_of_row[i] < 0) s.queue[0][atomicAdd(&s.control->count[0], 1)] = i;
+    if (i < s.costs.rows && s.matching.col_of_row[i] < 0) s.queue(0)[atomicAdd(&s.control->count[0], 1)] = i;
 }
 
 template <class S>
@@ -247,7 +248,7 @@ __global__ void sample_lists(ListState<S> s, int samples, double* slack, int* eq
 // The last resort, and exact: shortest augmenting paths over whole rows, by one block, `paths` at most.
 // Whoever is matched holds a best column.
 template <class S>
-__global__ void augment_rows(ListState<S> s, int paths) {
+__global__ void __launch_bounds__(kMostThreads) augment_rows(ListState<S> s, int paths) {
     BlockSolver<S> solver(s.costs, s.matching);
     int next = s.control->next;
     __syncthreads();

@@ -21,8 +21,8 @@ struct Control {
     int stale;         // rows whose list decides nothing any more
     int rescan;        // so many of them are to be read again now
     int resting;       // rows that stay free in this phase: no bid of theirs would change anything
-    int free_rows;     // as last counted
     int flaws;         // of the entries
+    int few;           // so many bidders at most are left to one block
     int next;          // row the path search goes on with
     int infeasible;
     long long bids;    // in this phase
@@ -41,7 +41,7 @@ struct ListState {
     int* list_size;     // (rows,)
     double* list_bound; // (rows,) c_ij - v_j >= bound for every column not listed
     unsigned char* fresh;  // (rows,) the list was made at today's prices
-    int* queue[2];      // (rows,) each
+    int* queues;        // (2, rows)
     int* stale;         // (rows,)
     int* bid_column;    // by place in the queue; -1: no bid
     unsigned long long* bid_key;
@@ -61,6 +61,7 @@ struct ListState {
         const int j = place_of(i) + distance;
         return j < costs.cols ? j : j - costs.cols;
     }
+    __device__ int* queue(int which) const { return queues + static_cast<std::int64_t>(which) * costs.rows; }
     __device__ double reduced_at(int i, int j) const { return costs.at(i, j) - matching.v[j]; }
 
     // By all lanes of a warp: the two smallest reduced costs of row i's list. The code tells the distance of

@@ -128,7 +128,22 @@ class RowLister {
         finish(i, done < kListed ? done : kListed, value);
     }
 
+    // Sorts what was listed by column, for threads came in any order.
     __device__ void finish(int i, int size, double bound) {
+        __syncthreads();
+        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
+        int column = 0, place = 0;
+        S element{};
+        if (t_ < size) {
+            column = s_.list_columns[at + t_];
+            element = s_.list_costs[at + t_];
+            for (int k = 0; k < size; ++k) place += s_.list_columns[at + k] < column;
+        }
+        __syncthreads();
+        if (t_ < size) {
+            s_.list_columns[at + place] = column;
+            s_.list_costs[at + place] = element;
+        }
         if (t_ == 0) {
             s_.list_size[i] = size;
             s_.list_bound[i] = bound;
@@ -140,7 +155,8 @@ class RowLister {
     const int t_, threads_;
 };
 
-inline constexpr int kMostListers = 256;  // threads of a block that lists rows
+// Threads of a block that lists rows; at least one for every entry of a list.
+inline constexpr int kMostListers = 256, kFewestListers = kListed;
 
 // Lists every row.
 template <class S>
@@ -166,7 +182,7 @@ __global__ void list_stale(ListState<S> s) {
     for (int k = static_cast<int>(blockIdx.x); k < rows; k += static_cast<int>(gridDim.x)) {
         const int i = s.stale[k];
         lister.list(i, minima, count, threshold);
-        if (threadIdx.x == 0) s.queue[active][atomicAdd(&s.control->count[active], 1)] = i;
+        if (threadIdx.x == 0) s.queue(active)[atomicAdd(&s.control->count[active], 1)] = i;
         __syncthreads();
     }
 }
@@ -193,7 +209,7 @@ __global__ void prove_rows(ListState<S> s, double* u, double back, double* gaps,
 
 // Writes the answer. One block.
 template <class S>
-__global__ void write_answer(ListState<S> s, bool turned, DeviceAnswer to, double back, const double* gaps,
+__global__ void __launch_bounds__(kMostThreads) write_answer(ListState<S> s, bool turned, DeviceAnswer to, double back, const double* gaps,
                              const double* elements) {
     OverBlock<Sum> sum;
     Sum gap = Sum::none(), total = Sum::none();

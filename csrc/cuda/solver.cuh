@@ -14,6 +14,7 @@
 
 #include "cuda/batch.cuh"
 #include "cuda/bidding.cuh"
+#include "cuda/host_paths.hpp"
 #include "cuda/pack.cuh"
 #include "cuda/passes.cuh"
 #include "cuda/solver.hpp"
@@ -65,8 +66,7 @@ class DeviceSolver {
         state_.list_size = list_size_.get();
         state_.list_bound = list_bound_.get();
         state_.fresh = fresh_.get();
-        state_.queue[0] = queues_.get();
-        state_.queue[1] = queues_.get() + rows_;
+        state_.queues = queues_.get();
         state_.stale = queues_.get() + 2 * rows_;
         state_.bid_column = bid_column_.get();
         state_.bid_key = bid_key_.get();
@@ -121,7 +121,7 @@ class DeviceSolver {
     }
 
     unsigned listers() const {
-        return static_cast<unsigned>(std::clamp<std::int64_t>(cols_ / 8 / kWarp * kWarp, 64, kMostListers));
+        return static_cast<unsigned>(std::clamp<std::int64_t>(cols_ / 8 / kWarp * kWarp, kFewestListers, kMostListers));
     }
 
     Status look_at_entries() {
@@ -165,11 +165,12 @@ class DeviceSolver {
 
     // All free rows bid until none can, or `budget` bids are spent; returns how many are left free.
     std::int64_t bid(double eps, std::int64_t budget) {
-        launch(begin_phase<S>, {1, 1}, stream_, state_, eps, static_cast<long long>(budget));
+        launch(begin_phase<S>, {1, 1}, stream_, state_, eps, static_cast<long long>(budget),
+               options_.few_bidders);
         launch(enqueue_free<S>, {blocks(rows_, 256), 256}, stream_, state_);
         std::int64_t bidders = rows_;
         for (;;) {
-            if (bidders > kFewBidders)
+            if (bidders > options_.few_bidders)
                 for (int k = 0; k < 8; ++k) round_of_many();
             for (int k = 0; k < 8; ++k) rounds_of_few();
             const Control& now = control();
@@ -233,9 +234,61 @@ class DeviceSolver {
         return paths_on_device();
     }
 
-    // What is left to do is some thousand steps one after the other, each in a handful of columns: the
-    // host's work. It takes matching, prices and lists along, and asks for single rows where it must.
-    Status paths_on_host();
+    // What is left is steps one after the other, each in a handful of columns: the host's work. It takes
+    // matching, prices and fresh lists along, and asks for single rows where it must; when it has had to ask
+    // for many it gets fresh lists. Sets complete_ when all rows are matched.
+    Status paths_on_host() {
+        constexpr int refreshes = 4;
+        const std::int64_t reads = 64 + rows_ / 16;
+        for (int k = 0; k < refreshes; ++k) {
+            launch(list_all<S>, {blocks_for(rows_, 1), listers()}, stream_, state_);
+            HostProblem<S> problem = on_host();
+            const auto fetch = [&](std::int64_t i, S* row) {
+                copy_to_host(row, state_.costs.data + i * state_.costs.row_stride,
+                             static_cast<std::size_t>(cols_) * sizeof(S), stream_);
+            };
+            std::int64_t found = 0;
+            const PathsFound outcome = find_paths_on_host<S>(&problem, fetch, options_.interrupt, reads, &found);
+            outcome_.stats.augmentations += found;
+            outcome_.stats.row_scans += rows_ + problem.row_scans;
+            if (outcome == PathsFound::infeasible) return Status::infeasible;
+            if (outcome == PathsFound::interrupted) return Status::interrupted;
+            take_back(problem);
+            complete_ = outcome == PathsFound::all;
+            if (complete_ || found == 0) break;
+        }
+        return Status::optimal;
+    }
+
+    HostProblem<S> on_host() const {
+        HostProblem<S> problem;
+        problem.rows = rows_;
+        problem.cols = cols_;
+        problem.listed = kListed;
+        problem.sign = state_.costs.sign;
+        const auto download = [&](auto* to, const auto* from, std::int64_t count) {
+            to->resize(static_cast<std::size_t>(count));
+            copy_to_host(to->data(), from, to->size() * sizeof((*to)[0]), stream_);
+        };
+        download(&problem.v, state_.matching.v, cols_);
+        download(&problem.row_of_col, state_.matching.row_of_col, cols_);
+        download(&problem.col_of_row, state_.matching.col_of_row, rows_);
+        download(&problem.list_columns, state_.list_columns, rows_ * kListed);
+        download(&problem.list_costs, state_.list_costs, rows_ * kListed);
+        download(&problem.list_size, state_.list_size, rows_);
+        download(&problem.list_bound, state_.list_bound, rows_);
+        return problem;
+    }
+
+    void take_back(const HostProblem<S>& problem) {
+        const auto upload = [&](auto* to, const auto& from) {
+            copy_to_device(to, from.data(), from.size() * sizeof(from[0]), stream_);
+        };
+        upload(state_.matching.v, problem.v);
+        upload(state_.matching.row_of_col, problem.row_of_col);
+        upload(state_.matching.col_of_row, problem.col_of_row);
+        synchronize(stream_);  // `problem` may go
+    }
 
     Status paths_on_device() {
         constexpr int together = 64;  // paths of a launch, so that none takes for ever
@@ -257,7 +310,7 @@ class DeviceSolver {
         launch(write_answer<S>, {1, 1024}, stream_, state_, turned_, answer, back,
                static_cast<const double*>(gaps.get()), static_cast<const double*>(elements.get()));
         outcome_.stats.row_scans += rows_ + seen_.rescans;
-        outcome_.stats.bids = seen_.rounds;
+        outcome_.stats.rounds = seen_.rounds;
         synchronize(stream_);
     }
 
@@ -283,11 +336,6 @@ class DeviceSolver {
     double slack_ = 0.0;
     bool ties_ = false, stopped_ = false, complete_ = false;
 };
-
-template <class S>
-Status DeviceSolver<S>::paths_on_host() {
-    return Status::optimal;
-}
 
 template <class S>
 SolveOutcome solve_large(const DeviceMatrix& costs, const DeviceAnswer& answer, const SolveOptions& options,

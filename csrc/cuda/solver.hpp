@@ -16,13 +16,15 @@ struct SolveOptions {
     Interrupt* interrupt = nullptr;
     // Up to this many rows one block solves a problem. Tests set it to 0.
     std::int64_t for_a_block = 256;
+    // So many bidders at most are left to one block.
+    int few_bidders = 1024;
     // Whether the last free rows are matched on the host, by paths on the lists. Tests try both ways.
     bool paths_on_host = true;
 };
 
 struct SolveStats {
     std::int64_t row_scans = 0;      // how often a whole row was read
-    std::int64_t bids = 0;           // rounds of bidding
+    std::int64_t rounds = 0;         // of bidding
     std::int64_t augmentations = 0;  // rows matched by paths
     bool by_a_block = false;
 };

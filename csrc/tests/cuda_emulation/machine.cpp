@@ -43,7 +43,7 @@ struct Fiber {
     bool started = false;
     ucontext_t entry;
     jmp_buf resume;
-    unsigned char* stack = nullptr;
+    std::unique_ptr<unsigned char[]> stack;
     void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
@@ -59,6 +59,9 @@ struct Block {
     std::vector<Lanes> warps;
 };
 
+enum class Leave { to_come_back, for_good };
+void leave(Leave how);
+
 class Machine {
   public:
     Machine(dim3 grid, dim3 block, std::size_t dynamic_bytes, const std::function<void()>& body)
@@ -71,9 +74,11 @@ class Machine {
     void yield();
     bool draw(unsigned one_in) { return random_() % one_in == 0; }
     void* shared(const void* key, std::size_t bytes);
-    [[noreturn]] void finish_current();
+    void finish_current();
     const std::function<void()>& body() const { return body_; }
     void arrived_on_fiber();
+    void before_leaving(Leave how);
+    jmp_buf& scheduler() { return scheduler_; }
     void fail(const std::string& why) { failure_ = why; }
     void leave_if_failed();
 
@@ -81,7 +86,6 @@ class Machine {
     void start_block(unsigned index);
     std::size_t pick();
     void resume(Fiber* fiber);
-    void leave(bool for_good);
     void release_barrier(Block* block);
     void release_warp(Fiber* member);
     void release_others_of(Fiber* gone);
@@ -106,23 +110,30 @@ class Machine {
 
 Machine* machine = nullptr;
 
-// Stacks are kept from one launch to the next.
-std::vector<std::unique_ptr<unsigned char[]>>& stacks() {
-    static std::vector<std::unique_ptr<unsigned char[]>> all;
+// Fibers are kept from one launch to the next: those that have returned wait at the end of fiber_main().
+std::vector<std::unique_ptr<Fiber>>& idle() {
+    static std::vector<std::unique_ptr<Fiber>> all;
     return all;
 }
 
-unsigned char* take_stack() {
-    if (stacks().empty()) return new unsigned char[kStackBytes];
-    unsigned char* stack = stacks().back().release();
-    stacks().pop_back();
-    return stack;
+std::unique_ptr<Fiber> take_fiber() {
+    if (idle().empty()) {
+        auto fiber = std::make_unique<Fiber>();
+        fiber->stack.reset(new unsigned char[kStackBytes]);
+        return fiber;
+    }
+    std::unique_ptr<Fiber> fiber = std::move(idle().back());
+    idle().pop_back();
+    return fiber;
 }
 
 void fiber_main() {
     machine->arrived_on_fiber();
-    machine->body()();
-    machine->finish_current();
+    for (;;) {
+        machine->body()();
+        machine->finish_current();
+        leave(Leave::to_come_back);  // for the next launch
+    }
 }
 
 std::string name_of(const dim3& x) {
@@ -138,7 +149,8 @@ void Machine::start_block(unsigned index) {
     const unsigned threads = block_.x * block_.y * block_.z;
     block->dynamic_bytes = dynamic_bytes_;
     for (unsigned t = 0; t < threads; ++t) {
-        auto fiber = std::make_unique<Fiber>();
+        std::unique_ptr<Fiber> fiber = take_fiber();
+        fiber->state = Fiber::State::ready;
         fiber->here.thread = dim3(t % block_.x, t / block_.x % block_.y, t / (block_.x * block_.y));
         fiber->here.block = dim3(index % grid_.x, index / grid_.x % grid_.y, index / (grid_.x * grid_.y));
         fiber->here.block_size = block_;
@@ -146,7 +158,6 @@ void Machine::start_block(unsigned index) {
         fiber->block = block.get();
         fiber->warp = static_cast<int>(t) / kWarp;
         fiber->lane = static_cast<int>(t) % kWarp;
-        fiber->stack = take_stack();
         ready_.push_back(fiber.get());
         block->fibers.push_back(std::move(fiber));
     }
@@ -200,8 +211,11 @@ void Machine::retire_finished() {
     blocks_.erase(std::remove_if(blocks_.begin(), blocks_.end(),
                                  [](const auto& block) {
                                      if (block->running > 0) return false;
-                                     for (const auto& fiber : block->fibers)
-                                         stacks().emplace_back(fiber->stack);
+                                     for (auto& fiber : block->fibers) {
+                                         // One that never returned begins anew.
+                                         fiber->started &= fiber->state == Fiber::State::done;
+                                         idle().push_back(std::move(fiber));
+                                     }
                                      return true;
                                  }),
                   blocks_.end());
@@ -221,12 +235,12 @@ void Machine::resume(Fiber* fiber) {
     current_ = last_ = fiber;
     if (_setjmp(scheduler_) == 0) {
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
-        __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack, kStackBytes);
+        __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack.get(), kStackBytes);
 #endif
         if (fiber->started) _longjmp(fiber->resume, 1);
         fiber->started = true;
         getcontext(&fiber->entry);
-        fiber->entry.uc_stack.ss_sp = fiber->stack;
+        fiber->entry.uc_stack.ss_sp = fiber->stack.get();
         fiber->entry.uc_stack.ss_size = kStackBytes;
         fiber->entry.uc_link = nullptr;
         makecontext(&fiber->entry, fiber_main, 0);
@@ -244,14 +258,20 @@ void Machine::arrived_on_fiber() {
 #endif
 }
 
-void Machine::leave(bool for_good) {
+// Back to the scheduler. Which machine that is may change while a fiber is away.
+void leave(Leave how) {
+    Fiber& fiber = machine->current();
+    machine->before_leaving(how);
+    if (how == Leave::for_good) _longjmp(machine->scheduler(), 1);
+    if (_setjmp(fiber.resume) == 0) _longjmp(machine->scheduler(), 1);
+    machine->arrived_on_fiber();
+}
+
+void Machine::before_leaving([[maybe_unused]] Leave how) {
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &current_->fake_stack, scheduler_stack_,
-                                   scheduler_stack_bytes_);
+    __sanitizer_start_switch_fiber(how == Leave::for_good ? nullptr : &current_->fake_stack,
+                                   scheduler_stack_, scheduler_stack_bytes_);
 #endif
-    if (for_good) _longjmp(scheduler_, 1);
-    if (_setjmp(current_->resume) == 0) _longjmp(scheduler_, 1);
-    arrived_on_fiber();
 }
 
 void Machine::finish_current() {
@@ -260,18 +280,16 @@ void Machine::finish_current() {
     --block->running;
     release_barrier(block);
     release_others_of(current_);
-    leave(true);
-    std::abort();
 }
 
 // Nothing that owns anything may be alive on the fiber's stack here.
 void Machine::leave_if_failed() {
-    if (!failure_.empty()) leave(true);
+    if (!failure_.empty()) leave(Leave::for_good);
 }
 
 void Machine::yield() {
     ready_.push_back(current_);
-    leave(false);
+    leave(Leave::to_come_back);
 }
 
 void Machine::wait(Fiber::State state, Site site) {
@@ -286,7 +304,7 @@ void Machine::wait(Fiber::State state, Site site) {
         release_warp(current_);
     }
     leave_if_failed();
-    leave(false);
+    leave(Leave::to_come_back);
 }
 
 void Machine::release_barrier(Block* block) {
