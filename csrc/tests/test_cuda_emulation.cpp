@@ -155,8 +155,9 @@ TEST_CASE(atomics, "atomics lose nothing; reading and writing in two steps does"
     CHECK(counter == 7 * 64);
     CHECK(racy < 7 * 64);
     unsigned long long word = 5;
-    launch(+[](unsigned long long* at) { atomicMin(at, static_cast<unsigned long long>(threadIdx.x) + 2); },
-           {1, 32}, nullptr, &word);
+    launch(
+        +[](unsigned long long* at) { atomicMin(at, static_cast<unsigned long long>(threadIdx.x) + 2); },
+        {1, 32}, nullptr, &word);
     CHECK(word == 2);
 }
 

@@ -177,8 +177,7 @@ void Machine::start_block(unsigned index) {
     }
     block->running = static_cast<int>(threads);
     block->warps.resize((threads + kWarp - 1) / kWarp);
-    for (unsigned t = 0; t < threads; ++t)
-        block->warps[t / kWarp].alive |= std::uint32_t{1} << t % kWarp;
+    for (unsigned t = 0; t < threads; ++t) block->warps[t / kWarp].alive |= std::uint32_t{1} << t % kWarp;
     blocks_.push_back(std::move(block));
 }
 
@@ -286,8 +285,8 @@ void leave(Leave how) {
 
 void Machine::before_leaving([[maybe_unused]] Leave how) {
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
-    __sanitizer_start_switch_fiber(how == Leave::for_good ? nullptr : &current_->fake_stack,
-                                   scheduler_stack_, scheduler_stack_bytes_);
+    __sanitizer_start_switch_fiber(how == Leave::for_good ? nullptr : &current_->fake_stack, scheduler_stack_,
+                                   scheduler_stack_bytes_);
 #endif
 }
 
@@ -383,7 +382,8 @@ void Machine::release_others_of(Fiber* gone) {
     lanes.alive &= ~(std::uint32_t{1} << gone->lane);
     const std::size_t first = static_cast<std::size_t>(gone->warp) * kWarp;
     for (int lane = 0; lane < kWarp && lanes.waiting != 0; ++lane)
-        if (lanes.waiting >> lane & 1) release_warp(gone->block->fibers[first + static_cast<std::size_t>(lane)].get());
+        if (lanes.waiting >> lane & 1)
+            release_warp(gone->block->fibers[first + static_cast<std::size_t>(lane)].get());
 }
 
 void* Machine::shared(const void* key, std::size_t bytes) {
