@@ -1,7 +1,5 @@
 #include "tests/cuda_emulation/machine.hpp"
 
-#include <ucontext.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -10,6 +8,8 @@
 #include <memory>
 #include <random>
 #include <vector>
+
+#include "tests/cuda_emulation/switch_stack.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define REBASIN_FAST_FIBERS_UNDER_ASAN
@@ -22,20 +22,6 @@ namespace {
 
 constexpr std::size_t kStackBytes = std::size_t{128} << 10;
 constexpr unsigned char kRubbish = 0xA7;
-
-// Where to go on. The compiler's own setjmp: unlike the library's it costs no system call under sanitizers,
-// which here are told themselves of the change of stacks.
-using Place = void* [5];
-
-// Does not return, which the compiler must not know: it would have AddressSanitizer clear the whole stack.
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((noinline, no_sanitize_address, no_sanitize_undefined))
-#else
-__attribute__((noinline))
-#endif
-void jump(Place& to) {
-    if (to[0] != nullptr) __builtin_longjmp(to, 1);
-}
 
 struct Block;
 
@@ -54,9 +40,7 @@ struct Fiber {
     int source = 0;
     Exchanged result{};
 
-    bool started = false;
-    ucontext_t entry;
-    Place resume;
+    void* place = nullptr;  // on its stack, to go on from; null: it has yet to begin
     std::unique_ptr<unsigned char[]> stack;
     void* fake_stack = nullptr;  // AddressSanitizer's
 };
@@ -92,7 +76,7 @@ class Machine {
     const std::function<void()>& body() const { return body_; }
     void arrived_on_fiber();
     void before_leaving(Leave how);
-    Place& scheduler() { return scheduler_; }
+    void* scheduler() const { return scheduler_; }
     void fail(const std::string& why) { failure_ = why; }
     void leave_if_failed();
 
@@ -116,7 +100,7 @@ class Machine {
     Fiber* last_ = nullptr;  // that ran; of a block at work
     std::string failure_;
 
-    Place scheduler_;
+    void* scheduler_ = nullptr;  // place to go on from
     void* fake_stack_ = nullptr;
     const void* scheduler_stack_ = nullptr;
     std::size_t scheduler_stack_bytes_ = 0;
@@ -226,7 +210,7 @@ void Machine::retire_finished() {
                                      if (block->running > 0) return false;
                                      for (auto& fiber : block->fibers) {
                                          // One that never returned begins anew.
-                                         fiber->started &= fiber->state == Fiber::State::done;
+                                         if (fiber->state != Fiber::State::done) fiber->place = nullptr;
                                          idle().push_back(std::move(fiber));
                                      }
                                      return true;
@@ -243,25 +227,18 @@ std::string Machine::stuck() const {
     return "deadlock";
 }
 
-// The first entry is by ucontext, which makes the stack; later ones spare its two system calls.
 void Machine::resume(Fiber* fiber) {
     current_ = last_ = fiber;
-    if (__builtin_setjmp(scheduler_) == 0) {
-#ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
-        __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack.get(), kStackBytes);
-#endif
-        if (fiber->started) jump(fiber->resume);  // and no further
-        fiber->started = true;
+    if (fiber->place == nullptr) {
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
         __asan_unpoison_memory_region(fiber->stack.get(), kStackBytes);  // what one that never returned left
 #endif
-        getcontext(&fiber->entry);
-        fiber->entry.uc_stack.ss_sp = fiber->stack.get();
-        fiber->entry.uc_stack.ss_size = kStackBytes;
-        fiber->entry.uc_link = nullptr;
-        makecontext(&fiber->entry, fiber_main, 0);
-        setcontext(&fiber->entry);
+        fiber->place = fresh_stack(fiber->stack.get(), kStackBytes, fiber_main);
     }
+#ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
+    __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack.get(), kStackBytes);
+#endif
+    rebasin_fast_switch_stack(&scheduler_, fiber->place);
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
     __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);
 #endif
@@ -278,8 +255,7 @@ void Machine::arrived_on_fiber() {
 void leave(Leave how) {
     Fiber& fiber = machine->current();
     machine->before_leaving(how);
-    if (how == Leave::for_good) jump(machine->scheduler());
-    if (__builtin_setjmp(fiber.resume) == 0) jump(machine->scheduler());
+    rebasin_fast_switch_stack(&fiber.place, machine->scheduler());
     machine->arrived_on_fiber();
 }
 
