@@ -25,6 +25,7 @@ struct Control {
     int few;       // so many bidders at most are left to one block
     int next;      // row the path search goes on with
     int infeasible;
+    int enough;         // with so many left a phase ends: the next one, or paths, will serve them better
     long long bids;     // in this phase
     long long budget;   // of bids; a phase ends beyond it
     long long rescans;  // rows read again, of all phases

@@ -87,6 +87,7 @@ class DeviceSolver {
     static constexpr double kManyLeft = 0.01;
     static constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8;
     static constexpr int kMostRaises = 32, kSeveral = 4;
+    static constexpr std::int64_t kFewOf = 256;  // less than kManyLeft, or eps would be raised for ever
 
     bool square() const { return rows_ == cols_; }
     std::int64_t samples() const { return std::min<std::int64_t>(rows_, 2048); }
@@ -166,7 +167,7 @@ class DeviceSolver {
     // All free rows bid until none can, or `budget` bids are spent; returns how many are left free.
     std::int64_t bid(double eps, std::int64_t budget) {
         launch(begin_phase<S>, {1, 1}, stream_, state_, eps, static_cast<long long>(budget),
-               options_.few_bidders);
+               options_.few_bidders, enough(eps));
         launch(enqueue_free<S>, {blocks(rows_, 256), 256}, stream_, state_);
         std::int64_t bidders = rows_;
         for (;;) {
@@ -175,10 +176,14 @@ class DeviceSolver {
             for (int k = 0; k < 8; ++k) rounds_of_few();
             const Control& now = control();
             bidders = now.count[now.active] + now.stale;
-            if (stopped_ || bidders == 0 || now.bids >= budget) break;
+            if (stopped_ || bidders <= enough(eps) || now.bids >= budget) break;
         }
         return bidders + seen_.resting;
     }
+
+    // So many bidders left end a phase of eps-scaling. The last few would go on one after the other for most
+    // of its rounds, while the next phase lets everybody bid again in any case.
+    int enough(double eps) const { return eps > 0.0 ? static_cast<int>(rows_ / kFewOf) : 0; }
 
     void round_of_many() {
         launch(bid_step<S>, {blocks_for(rows_, 8), 256}, stream_, state_);
