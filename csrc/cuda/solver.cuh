@@ -87,6 +87,8 @@ class DeviceSolver {
     static constexpr double kManyLeft = 0.01;
     static constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8;
     static constexpr int kMostRaises = 32, kSeveral = 4;
+    // Rounds with eps = 0: a few rows that fight on and on for columns are better served by paths.
+    static constexpr std::int64_t kReductionRounds = 2048;
     static constexpr std::int64_t kFewOf = 256;  // less than kManyLeft, or eps would be raised for ever
 
     bool square() const { return rows_ == cols_; }
@@ -167,7 +169,8 @@ class DeviceSolver {
     // All free rows bid until none can, or `budget` bids are spent; returns how many are left free.
     std::int64_t bid(double eps, std::int64_t budget) {
         launch(begin_phase<S>, {1, 1}, stream_, state_, eps, static_cast<long long>(budget),
-               options_.few_bidders, enough(eps));
+               static_cast<long long>(eps > 0.0 ? budget : kReductionRounds), options_.few_bidders,
+               enough(eps));
         launch(enqueue_free<S>, {blocks(rows_, 256), 256}, stream_, state_);
         std::int64_t bidders = rows_;
         for (;;) {
@@ -176,7 +179,7 @@ class DeviceSolver {
             for (int k = 0; k < 8; ++k) rounds_of_few();
             const Control& now = control();
             bidders = now.count[now.active] + now.stale;
-            if (stopped_ || bidders <= enough(eps) || now.bids >= budget) break;
+            if (stopped_ || bidders <= enough(eps) || now.spent()) break;
         }
         return bidders + seen_.resting;
     }
