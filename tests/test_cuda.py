@@ -245,6 +245,22 @@ def test_what_is_solved_on_the_cpu_alone_says_so():
         verify_assignment(elsewhere, solve_assignment(here))
 
 
+@pytest.mark.skipif(not cuda.is_built() or cuda.is_available(), reason="needs the extension and no device")
+def test_an_error_of_cuda_names_the_call_and_its_text():
+    from rebasin_fast import _cuda
+
+    given = (0, "float32", (2, 2), (2, 1))
+    for call in (
+        lambda: _cuda.solve(given, False, 0, [0] * 6, 0, 0),
+        lambda: _cuda.solve_list([given], False, [[0] * 6], 0, 0),
+        lambda: _cuda.solve_stack((0, "float32", (1, 2, 2), (4, 2, 1)), False, [0] * 6, 0, 0),
+    ):
+        with pytest.raises(RuntimeError, match=r"^cuda[A-Z]\w+: .*(driver|device)"):
+            call()
+    with pytest.raises(TypeError, match="costs have dtype int64"):
+        _cuda.solve((0, "int64", (2, 2), (2, 1)), False, 0, [0] * 6, 0, 0)
+
+
 def test_an_unknown_library_needs_torch_or_cupy(monkeypatch):
     import sys
 

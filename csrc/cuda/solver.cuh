@@ -209,7 +209,9 @@ class DeviceSolver {
     }
 
     void read_stale() {
-        launch(list_stale<S>, {blocks_for(rows_, 1), listers()}, stream_, state_);
+        // Mostly there is nothing to read, and blocks that find that out should be few.
+        const auto most = 8 * static_cast<std::int64_t>(multiprocessors());
+        launch(list_stale<S>, {static_cast<unsigned>(std::min(rows_, most)), listers()}, stream_, state_);
         launch(stale_done<S>, {1, 1}, stream_, state_);
     }
 
