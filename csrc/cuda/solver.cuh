@@ -302,7 +302,7 @@ class DeviceSolver {
     }
 
     Status paths_on_device() {
-        constexpr int together = 64;  // paths of a launch, so that none takes for ever
+        constexpr int together = 16;  // paths of a launch, so that none takes for ever
         for (;;) {
             launch(augment_rows<S>, {1, few_threads()}, stream_, state_, together);
             const Control& now = control();
