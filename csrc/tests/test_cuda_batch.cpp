@@ -87,6 +87,23 @@ TEST_CASE(blocks, "problems for a block, in shared memory and beyond it") {
     emulation::settings().shared_limit = before;
 }
 
+TEST_CASE(tall, "more rows than a block has threads") {
+    Batch batch;
+    batch.add(families()[0], Element::f32, 1100, 3, Layout::rows);
+    batch.check(false);
+}
+
+TEST_CASE(packing, "a matrix of many tiles is packed, whatever its strides") {
+    Random random(13);
+    for (const Layout layout : {Layout::columns, Layout::backwards}) {
+        const Stored s = stored(families()[0].make(random, 130, 290), Element::f16, 130, 290, layout);
+        Buffer<float> packed(130 * 290, nullptr);
+        pack(s.view, packed.get(), nullptr);
+        const std::vector<float> got = packed.on_host();
+        CHECK(std::equal(got.begin(), got.end(), s.values.begin(), s.values.end()));
+    }
+}
+
 TEST_CASE(same_answer, "the same answer whatever the order in which threads run") {
     Batch batch;
     for (const int family : {1, 2, 4, 5}) {
