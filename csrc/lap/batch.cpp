@@ -116,7 +116,7 @@ void store_all(const std::vector<double>& values, bool as_integers, void* cells)
 template <class T>
 bool store_cost(const TypedView<T>& cost, const Slot& slot) {
     const std::int64_t n = std::min(cost.rows, cost.cols);
-    if constexpr (std::is_floating_point_v<T>) {
+    if constexpr (std::is_floating_point_v<Widened<T>>) {
         double sum = 0.0, lost = 0.0;  // what rounding took away from `sum`
         for (std::int64_t k = 0; k < n; ++k) {
             const double x = cost.at(slot.row_ind[k], slot.col_ind[k]);
@@ -216,7 +216,7 @@ Slot slot_of(const BatchAnswer& answer, const Offset& offset, std::int64_t probl
 }  // namespace
 
 bool has_integer_cost(ElementType type) {
-    return type != ElementType::f32 && type != ElementType::f64;
+    return type != ElementType::f16 && type != ElementType::f32 && type != ElementType::f64;
 }
 
 bool has_integer_duals(ElementType type) {

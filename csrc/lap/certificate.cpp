@@ -38,7 +38,7 @@ std::vector<double> contiguous_row_minima(const TypedView<T>& cost, double facto
 
 template <class Num, class T>
 std::vector<Num> minima_of_rows(const TypedView<T>& cost, double factor, const std::vector<Num>& v) {
-    if constexpr (std::is_same_v<Num, double>)
+    if constexpr (std::is_same_v<Num, double> && !std::is_same_v<T, Half>)
         if (cost.col_stride == 1) return contiguous_row_minima(cost, factor, v);
     std::vector<Num> minima(cost.rows, unreachable<Num>());
     const auto lower = [&](std::int64_t i, std::int64_t j) {
@@ -142,6 +142,7 @@ Proof prove(const MatrixView& cost, bool maximize, const std::vector<std::int64_
 #define REBASIN_FAST_INSTANTIATE(T) \
     template std::vector<double> row_minima<double, T>(const TypedView<T>&, bool, const std::vector<double>&);
 #include "lap/simd/element_types.inc"
+REBASIN_FAST_INSTANTIATE(Half)
 #undef REBASIN_FAST_INSTANTIATE
 template std::vector<int128> row_minima<int128, std::int64_t>(const TypedView<std::int64_t>&, bool,
                                                               const std::vector<int128>&);

@@ -103,7 +103,8 @@ Result finish(const TypedView<T>& cost, double sign, Matching<Num> matching, boo
 template <class T>
 Method choose_method(const TypedView<T>& cost) {
     if (cost.rows <= kSmall) return Method::shortest_path;
-    return cost.rows < (cost.col_stride == 1 ? kListsFrom : kListsFromScattered) ? Method::dense : Method::jv;
+    const bool scattered = cost.col_stride != 1 || std::is_same_v<T, Half>;
+    return cost.rows < (scattered ? kListsFromScattered : kListsFrom) ? Method::dense : Method::jv;
 }
 
 // `cost` has rows <= cols.
@@ -123,7 +124,7 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
     stats.method = options.method != Method::automatic ? options.method : choose_method(cost);
     const bool by_lists = stats.method == Method::jv || stats.method == Method::auction;
     Crew crew(options.threads);
-    Survey<T> found;
+    Survey<Widened<T>> found;
     const bool surveyed = !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr);
     if (surveyed) found = survey(DenseRows<T>(cost, sign), options.maximize, &crew);
     for (double guard = 1.0;;) {

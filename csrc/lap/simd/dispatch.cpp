@@ -13,6 +13,7 @@ namespace rebasin_fast::simd {
     template <class T>                        \
     const Kernels<T>& table();                \
     FindKey find_key();                       \
+    Widen widen();                            \
     SolveSmall solve_small_kernel();          \
     template <class F>                        \
     const ProductKernels<F>& product_table(); \
@@ -129,6 +130,10 @@ const Kernels<T>& kernels() {
 
 FindKey find_key() {
     REBASIN_FAST_RETURN_ACTIVE(find_key());
+}
+
+Widen widen() {
+    REBASIN_FAST_RETURN_ACTIVE(widen());
 }
 
 SolveSmall solve_small_kernel(std::int64_t cols) {

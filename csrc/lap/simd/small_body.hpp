@@ -108,6 +108,8 @@ SmallOutcome read(const SmallProblem& problem, SmallWork* work) {
 
 SmallOutcome read_entries(const SmallProblem& problem, SmallWork* work) {
     switch (problem.type) {
+        case ElementType::f16:
+            return SmallOutcome::beyond_limit;
         case ElementType::f32:
             return read<float>(problem, work);
         case ElementType::i8:
