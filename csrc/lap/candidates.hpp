@@ -30,8 +30,9 @@ class Candidates {
           crew_(crew),
           kernels_(simd::kernels<T>()),
           width_(width_for(source.cols)),
-          pool_limit_(source.rows * width_ + source.rows * width_ / 4 + 4 * filled_up(source.cols)),
-          reserved_(source.rows * width_),
+          first_room_(width_ > kMiddling ? kFirstRoom : 0),
+          reserved_(source.rows * (first_room_ + width_)),
+          pool_limit_(reserved_ + source.rows * width_ / 4 + 4 * filled_up(source.cols)),
           slots_(static_cast<std::size_t>(source.rows), Slot{0, 0, 0, -kForbidden}),
           // Set aside at once, for to grow step by step would take twice the memory at times; what is not
           // used is not touched.
@@ -72,7 +73,7 @@ class Candidates {
     // Reads every row, the work shared out, and lists at most `entries` columns of each; false when asked to
     // stop. `seen`, unless null, learns what the entries are like.
     bool read_all(const Prices<T>& prices, std::int64_t entries, simd::Extremes* seen, Interrupt* interrupt) {
-        for (Slot& slot : slots_) give_room(slot);
+        for (Slot& slot : slots_) give_room(slot, entries);
         read(0, prices, entries);  // shows how wide a list is, which spares the others the search for it
         const std::int64_t together = source_.rows_together();
         const std::int64_t tasks = (source_.rows + together - 1) / together;
@@ -104,7 +105,7 @@ class Candidates {
     // Reads row i at today's prices and lists its cheapest columns, at most `entries` and what there is room
     // for.
     void read(std::int32_t i, const Prices<T>& prices, std::int64_t entries) {
-        give_room(slots_[i]);
+        give_room(slots_[i], entries);
         RowReader<Source>& reader = scratch(0);
         reader.fetch(&i, 1, prices);
         reader.announce(-1);
@@ -119,7 +120,7 @@ class Candidates {
         Crew alone(1);
         Crew* crew = static_cast<std::int64_t>(rows.size()) * source_.cols < worth_sharing ? &alone : crew_;
         const auto count = static_cast<std::int64_t>(rows.size()), together = source_.scattered_together();
-        for (const std::int32_t i : rows) give_room(slots_[i]);
+        for (const std::int32_t i : rows) give_room(slots_[i], entries_for(i));
         crew->for_each((count + together - 1) / together, [&](int worker, std::int64_t k) {
             const std::int64_t first = k * together, last = std::min(first + together, count);
             RowReader<Source>& reader = scratch(worker);
@@ -172,6 +173,9 @@ class Candidates {
     static constexpr std::int64_t kFirstOnDemand =
         16;  // entries of a list that is made when a row is first needed
 
+    // Where lists are long, those made first, and for most rows the only ones, are kept close together.
+    static constexpr std::int64_t kMiddling = 64, kFirstRoom = 32;
+
     struct Slot {
         std::int64_t offset;
         std::int32_t size;
@@ -184,10 +188,11 @@ class Candidates {
     }
 
     // Lists come to lie one after the other as rows are first read, so that rows never read take no memory.
-    void give_room(Slot& slot) {
-        if (slot.capacity > 0) return;
-        reserved_ -= width_;
-        place(slot, width_);
+    void give_room(Slot& slot, std::int64_t entries) {
+        const std::int64_t wanted = entries <= first_room_ ? first_room_ : width_;
+        if (slot.capacity >= wanted) return;
+        reserved_ -= wanted;
+        place(slot, wanted);
     }
 
     void place(Slot& slot, std::int64_t capacity) {
@@ -219,8 +224,9 @@ class Candidates {
     Crew* const crew_;
     const simd::Kernels<T>& kernels_;
     const std::int32_t width_;
+    const std::int64_t first_room_;
+    std::int64_t used_ = 0, reserved_;  // entries in use, and such as rows may still ask for
     const std::int64_t pool_limit_;
-    std::int64_t used_ = 0, reserved_;  // entries in use, and for the first lists of rows without one
     std::vector<Slot> slots_;
     std::unique_ptr<std::int32_t[]> columns_;
     std::unique_ptr<T[]> costs_;
