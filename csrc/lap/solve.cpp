@@ -12,14 +12,15 @@
 #include "lap/lap.hpp"
 #include "lap/oriented.hpp"
 #include "lap/simd/kernels.hpp"
+#include "lap/simd/small_kernel.hpp"
 #include "lap/small.hpp"
 #include "lap/survey.hpp"
 
 namespace rebasin_fast {
 namespace {
 
-// Below this many rows the plain solver wins: initialisation costs more than it saves.
-constexpr std::int64_t kSmall = 48;
+// Up to this many rows ties are broken as SciPy breaks them, and the plain solver is used.
+constexpr std::int64_t kSmall = simd::kScipyRows;
 
 // The largest integer below which float64 holds every integer.
 constexpr double kExactDouble = 9007199254740992.0;
