@@ -67,7 +67,7 @@ test-asan: SANITIZE := address,undefined
 test-tsan: SANITIZE := thread
 test-asan test-tsan: $(VENV)/.build-tools
 	cmake -S . -B build/$@ -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DREBASIN_FAST_PYTHON=OFF \
-	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_SANITIZE=$(SANITIZE) --log-level=WARNING
+	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_WERROR=ON -DREBASIN_FAST_SANITIZE=$(SANITIZE) --log-level=WARNING
 	cmake --build build/$@ -- --quiet
 	ctest --test-dir build/$@ --output-on-failure
 
@@ -76,7 +76,7 @@ test-asan test-tsan: $(VENV)/.build-tools
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.build-tools
 	cmake -S . -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ \
-	  -DREBASIN_FAST_PYTHON=OFF -DREBASIN_FAST_FUZZ=ON \
+	  -DREBASIN_FAST_PYTHON=OFF -DREBASIN_FAST_FUZZ=ON -DREBASIN_FAST_WERROR=ON \
 	  -DREBASIN_FAST_SANITIZE=fuzzer-no-link,address,undefined --log-level=WARNING
 	cmake --build build/fuzz -- --quiet
 	mkdir -p build/fuzz/corpus build/fuzz/found
@@ -88,7 +88,7 @@ test-neon: $(VENV)/.build-tools
 	@command -v aarch64-linux-gnu-g++ qemu-aarch64 > /dev/null \
 	  || { echo "test-neon needs aarch64-linux-gnu-g++ and qemu-aarch64"; exit 1; }
 	cmake -S . -B build/neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=csrc/tests/aarch64.cmake -DREBASIN_FAST_PYTHON=OFF \
-	  -DREBASIN_FAST_TESTS=ON --log-level=WARNING
+	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_WERROR=ON --log-level=WARNING
 	cmake --build build/neon -- --quiet
 	ctest --test-dir build/neon --output-on-failure
 
@@ -118,5 +118,5 @@ $(VENV)/.installed-lint: $(VENV)/.build-tools
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.build-tools $(SOURCES)
-	$(PIP) install --quiet --no-build-isolation -c constraints.txt '.[$*]'
+	$(PIP) install --quiet --no-build-isolation -C cmake.define.REBASIN_FAST_WERROR=ON -c constraints.txt '.[$*]'
 	@touch $@
