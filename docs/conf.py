@@ -6,9 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import reference
-
 import rebasin_fast
+import reference
 
 project = "rebasin_fast"
 author = "The rebasin_fast developers"
@@ -40,9 +39,10 @@ def number_by_page(app, what, name, obj, options, lines):
     """Make the footnotes of a docstring, each from 1, the page's own."""
     label = name.replace(".", "-")
     for k, line in enumerate(lines):
-        lines[k] = re.sub(r"\[(\d+)\](?=_| )", rf"[#{label}-\1]", line) if line.startswith(".. [") or "]_" in line else line
+        if line.startswith(".. [") or "]_" in line:
+            lines[k] = re.sub(r"\[(\d+)\](?=_| )", rf"[#{label}-\1]", line)
 
 
 def setup(app):
-    """Hook into autodoc."""
+    """Let Sphinx call what is defined above."""
     app.connect("autodoc-process-docstring", number_by_page)
