@@ -105,7 +105,7 @@ test-neon: $(VENV)/.build-tools
 	ctest --test-dir build/neon --output-on-failure
 
 # The wheel of this interpreter and, on Linux, what auditwheel makes of it: a manylinux wheel whose tag says which glibc
-# it needs (of Debian 12: manylinux_2_36 or lower). The wheels for everybody are built by cibuildwheel, in older images.
+# it needs (built on Debian 12: manylinux_2_35). The wheels for everybody are built by cibuildwheel, in older images.
 wheel: $(VENV)/.wheel-tools
 	rm -rf build/wheel && mkdir -p build/wheel dist
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
@@ -132,7 +132,7 @@ test-wheel: wheel
 	build/wheel-test/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  "$$(ls -t dist/rebasin_fast-*.whl | head -n 1)[test]"
 	cp -r tests bench pyproject.toml build/wheel-test/
-	cd build/wheel-test && venv/bin/python -m pytest
+	cd build/wheel-test && venv/bin/python -m pytest $(PYTEST)
 
 # The solver on a free-threaded Python, PYTHON=python3.14t, without the GIL throughout; what torch needs is left out.
 SOLVER_TESTS := batch factored free_threading lap_adversarial lap_options lap_properties lap_reliability lap_small \
@@ -141,7 +141,7 @@ test-free-threaded:
 	$(PYTHON) -c 'import sys; assert not sys._is_gil_enabled(), "PYTHON is no free-threaded one"'
 	rm -rf build/free-threaded && $(PYTHON) -m venv build/free-threaded
 	build/free-threaded/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  scikit-build-core pybind11 cmake ninja pytest hypothesis scipy pandas
+	  scikit-build-core pybind11 cmake ninja pytest hypothesis scipy
 	PATH="$(CURDIR)/build/free-threaded/bin:$$PATH" build/free-threaded/bin/pip install --quiet \
 	  --disable-pip-version-check --no-build-isolation -C cmake.define.REBASIN_FAST_CUDA=OFF .
 	build/free-threaded/bin/python -m pytest $(SOLVER_TESTS:%=tests/test_%.py)

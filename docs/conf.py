@@ -17,7 +17,7 @@ version = release = rebasin_fast.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["README.md"]
+suppress_warnings = ["ref.footnote"]  # sources under "References" need no mark in the text
 
 # Docstrings state types, shapes and defaults themselves. A name in single backticks links to what is documented under
 # it, and is shown as code otherwise.

@@ -83,15 +83,20 @@ def directive(name: str) -> str:
 
 
 def text_of(page: Page, names: list[str]) -> str:
-    """Return a page in MyST."""
+    """Return a page in reStructuredText."""
     body = "\n".join(directive(name) for name in names)
-    return f"# {page.title}\n\n```{{eval-rst}}\n.. py:currentmodule:: rebasin_fast\n\n{body}```\n"
+    return f"{heading(page.title)}.. py:currentmodule:: rebasin_fast\n\n{body}"
+
+
+def heading(title: str) -> str:
+    """Return the heading of a page."""
+    return f"{title}\n{'=' * len(title)}\n\n"
 
 
 def text_of_modules() -> str:
     """Return the page of the modules that are imported by their own names."""
     shown = "\n".join(f".. automodule:: rebasin_fast.{name}\n   :members:\n" for name in SUBMODULES)
-    return f"# {MODULES.title}\n\n```{{eval-rst}}\n{shown}```\n"
+    return heading(MODULES.title) + shown
 
 
 def pages() -> dict[str, str]:
@@ -99,10 +104,10 @@ def pages() -> dict[str, str]:
     names: dict[Page, list[str]] = {page: [] for page in (*PAGES, REST)}
     for name in rebasin_fast.__all__:
         names[page_of(name)].append(name)
-    texts = {f"{page.name}.md": text_of(page, listed) for page, listed in names.items()}
-    texts[f"{MODULES.name}.md"] = text_of_modules()
-    toctree = "\n".join(name.removesuffix(".md") for name in texts)
-    texts["index.md"] = f"# Reference\n\nEvery public name.\n\n```{{toctree}}\n{toctree}\n```\n"
+    texts = {f"{page.name}.rst": text_of(page, listed) for page, listed in names.items()}
+    texts[f"{MODULES.name}.rst"] = text_of_modules()
+    toctree = "".join(f"   {name.removesuffix('.rst')}\n" for name in texts)
+    texts["index.rst"] = f"{heading('Reference')}Every public name.\n\n.. toctree::\n\n{toctree}"
     return texts
 
 
@@ -110,7 +115,7 @@ def write_pages(folder: Path) -> None:
     """Write every page that is not there as it should be, and remove all others."""
     folder.mkdir(exist_ok=True)
     texts = pages()
-    for path in folder.glob("*.md"):
+    for path in folder.glob("*.rst"):
         if path.name not in texts:
             path.unlink()
     for name, text in texts.items():
