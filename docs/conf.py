@@ -1,4 +1,8 @@
-"""How Sphinx builds the documentation: `make docs`."""
+"""How Sphinx builds the documentation: `make docs`.
+
+Sphinx, because it is maintained (mkdocs was last released in 2024), reads NumPy docstrings by itself, and turns every
+warning into an error; MyST, so that the pages can be read where they lie.
+"""
 
 import re
 import sys

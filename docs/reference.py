@@ -47,15 +47,16 @@ PAGES = (
 )
 REST = Page("package", "The package itself", ())
 MODULES = Page("modules", "Modules beside the main one", ())
+ALIASES = {"Permutation": "permute"}  # of types, and the module that explains each
 SUBMODULES = ("layout", "cuda", "training", "datasets")
 
 
 def page_of(name: str) -> Page:
     """Return the page on which an exported name is shown."""
     value = getattr(rebasin_fast, name)
-    if name == "build_info" or not (inspect.isfunction(value) or inspect.isclass(value)):
+    if name == "build_info" or not (name in ALIASES or inspect.isfunction(value) or inspect.isclass(value)):
         return REST
-    module = value.__module__.removeprefix("rebasin_fast.")
+    module = ALIASES.get(name) or value.__module__.removeprefix("rebasin_fast.")
     return next((page for page in PAGES if module in page.modules), REST)
 
 
@@ -72,6 +73,8 @@ def documented_members(cls: type) -> list[str]:
 def directive(name: str) -> str:
     """Return the lines that make Sphinx show one exported name."""
     value = getattr(rebasin_fast, name)
+    if name in ALIASES:
+        return f".. autodata:: rebasin_fast.{ALIASES[name]}.{name}\n   :no-value:\n"
     if inspect.isclass(value):
         members = documented_members(value)
         return f".. autoclass:: rebasin_fast.{name}\n" + (f"   :members: {', '.join(members)}\n" if members else "")
@@ -79,7 +82,7 @@ def directive(name: str) -> str:
         return f".. autofunction:: rebasin_fast.{name}\n"
     if inspect.ismodule(value):
         return f":py:mod:`{value.__name__}`: {(value.__doc__ or '').splitlines()[0]}\n"
-    return f".. py:data:: rebasin_fast.{name}\n   :value: {value!r}\n"
+    return f".. py:data:: {name}\n   :value: {value!r}\n"
 
 
 def text_of(page: Page, names: list[str]) -> str:

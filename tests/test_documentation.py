@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import models
+import rebasin_fast
 from rebasin_fast import mlp
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +56,19 @@ OUTPUTS = {"-o", "--out", "--save"}
 def test_there_are_examples():
     assert len(PYTHON) >= 20
     assert len(COMMANDS) >= 10
+
+
+def test_every_public_name_is_in_the_reference():
+    path = ROOT / "docs" / "reference.py"
+    loader = importlib.util.spec_from_file_location("reference_of_the_documentation", path)
+    reference = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(reference)
+    shown = Counter(
+        re.findall(r"(?:::|:py:mod:`) ?(?:rebasin_fast\.)?(?:\w+\.)?(\w+)", "\n".join(reference.pages().values()))
+    )
+    assert [name for name in rebasin_fast.__all__ if shown[name] == 0] == []
+    assert "Permutation" in reference.pages()["permutations.rst"]
+    assert reference.page_of("weight_matching").name == "matching"
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
