@@ -82,9 +82,11 @@ std::vector<Offset> offsets_of(const std::vector<MatrixView>& costs) {
 std::vector<std::size_t> order_of(const std::vector<MatrixView>& costs) {
     std::vector<std::size_t> order(costs.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
-    const auto larger = [&](std::size_t a, std::size_t b) { return work_of(costs[a]) > work_of(costs[b]); };
-    if (!std::is_sorted(order.begin(), order.end(), larger))
-        std::stable_sort(order.begin(), order.end(), larger);
+    const auto earlier = [&](std::size_t a, std::size_t b) {
+        const auto of_a = work_of(costs[a]), of_b = work_of(costs[b]);
+        return of_a != of_b ? of_a > of_b : a < b;
+    };
+    if (!std::is_sorted(order.begin(), order.end(), earlier)) std::sort(order.begin(), order.end(), earlier);
     return order;
 }
 

@@ -73,7 +73,7 @@ double gap_of(const TypedView<T>& cost, double sign, const Matching<Num>& matchi
             c *= sign;
         else if (sign < 0)
             c = -c;
-        gap += static_cast<double>(c - matching.v[j] - matching.u[i]);
+        gap += to_double(c - matching.v[j] - matching.u[i]);
     }
     return gap / std::abs(sign);
 }

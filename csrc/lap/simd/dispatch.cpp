@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "lap/simd/kernels.hpp"
+#include "lap/simd/processor.hpp"
 #include "lap/simd/product_kernels.hpp"
 #include "lap/simd/small_kernel.hpp"
 
@@ -56,10 +57,9 @@ bool supported(Isa isa) {
     switch (isa) {
 #ifdef REBASIN_FAST_X86_KERNELS
         case Isa::avx2:
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+            return processor().avx2;
         case Isa::avx512:
-            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+            return processor().avx512;
 #endif
 #ifdef REBASIN_FAST_NEON_KERNELS
         case Isa::neon:  // part of every 64-bit ARM processor

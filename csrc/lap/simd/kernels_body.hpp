@@ -31,7 +31,7 @@ struct VectorOfLanes {
     typedef E type __attribute__((vector_size(sizeof(E) * Lanes)));
 };
 using D = VectorOf<double>::type;
-using I64 = VectorOf<std::int64_t>::type;
+using I64 = decltype(D{} < D{});  // 64-bit integers, of whichever such type the compiler compares into
 using I32 = VectorOf<std::int32_t>::type;
 
 template <class V, class E>
@@ -185,7 +185,7 @@ void column_best_as(const T* first, std::int64_t stride, std::int64_t rows, T* b
             }
             if constexpr (real && sizeof(T) == 8) {
                 const V magnitude = c < 0 ? -c : c;
-                largest = (magnitude > largest) & (magnitude < worst) ? magnitude : largest;
+                largest = ((magnitude > largest) & (magnitude < worst)) ? magnitude : largest;
             }
         }
         for (std::int64_t l = 0; l < width; ++l) best[j + l] = low[l];

@@ -92,7 +92,7 @@ SmallOutcome check_entries(const SmallProblem& problem, const SmallWork& work) {
         const D c = load<D>(work.cost + k);
         invalid |= ~(c > -kInf);
         const D magnitude = c < 0 ? -c : c;
-        largest = (magnitude > largest) & (magnitude < kInf) ? magnitude : largest;
+        largest = ((magnitude > largest) & (magnitude < kInf)) ? magnitude : largest;
     }
     if (any(invalid)) return SmallOutcome::invalid_entry;
     return any(largest > problem.limit) ? SmallOutcome::beyond_limit : SmallOutcome::optimal;
