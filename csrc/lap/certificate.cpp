@@ -111,7 +111,7 @@ Proof prove_scaled(double factor, const MatrixView& cost, const std::vector<std:
     const auto short_side = scaled_duals<Num>(turn ? v : u, view.rows, factor);
     const auto long_side = scaled_duals<Num>(turn ? u : v, view.cols, factor);
     return visit(view, [&]<class T>(const TypedView<T>& c) {
-        if constexpr (std::is_same_v<Num, int128> && std::is_floating_point_v<T>)
+        if constexpr (std::is_same_v<Num, int128> && std::is_floating_point_v<Widened<T>>)
             return Proof{};  // the caller has seen to it that these are integers
         else
             return prove_oriented<Num>(c, factor, col_of_row, short_side, long_side);
@@ -139,7 +139,7 @@ Proof prove(const MatrixView& cost, bool maximize, const std::vector<std::int64_
 
 Proof prove(const MatrixView& cost, bool maximize, const std::vector<std::int64_t>& row_ind,
             const std::vector<std::int64_t>& col_ind, const std::int64_t* u, const std::int64_t* v) {
-    if (cost.type == ElementType::f32 || cost.type == ElementType::f64)
+    if (cost.type == ElementType::f16 || cost.type == ElementType::f32 || cost.type == ElementType::f64)
         return prove(cost, maximize, row_ind, col_ind, std::vector<double>(u, u + cost.rows).data(),
                      std::vector<double>(v, v + cost.cols).data());
     return prove_scaled<int128>(maximize ? -1.0 : 1.0, cost, row_ind, col_ind, u, v);
