@@ -51,6 +51,23 @@ def load_parameters(source: ParametersOrFile, name: str) -> Parameters:
     return loaded
 
 
+def load_torch_file(path: Path, name: str) -> object:
+    """Return what a file that torch saved holds, on the CPU; code that it brings is not run.
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened.
+    ValueError
+        The file is broken, or holds more than tensors, numbers, texts and containers of these.
+    ImportError
+        Without torch.
+    """
+    with path.open("rb"):
+        pass
+    return _load(path, name)
+
+
 def _load(path: Path, name: str) -> object:
     torch = require("torch", "torch")
     try:
@@ -61,4 +78,5 @@ def _load(path: Path, name: str) -> object:
     except ImportError:
         raise
     except Exception as error:  # the readers' own kinds, none of which they share
-        raise ValueError(f"{name}: the file {path} cannot be read: {error}") from error
+        reason = str(error).strip().partition("\n")[0]  # torch goes on to explain how to execute the file
+        raise ValueError(f"{name}: the file {path} cannot be read: {reason}") from error

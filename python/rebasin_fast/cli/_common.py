@@ -72,6 +72,12 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, allow_nan=False))
 
 
+def note(message: str, quiet: bool) -> None:
+    """Print one line on stderr about something that is no error."""
+    if not quiet:
+        print(f"note: {message}", file=sys.stderr)
+
+
 def complain(message: str) -> None:
     """Print one line on stderr."""
     print(f"rebasin-fast: {message}", file=sys.stderr)
