@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -78,5 +79,14 @@ def _load(path: Path, name: str) -> object:
     except ImportError:
         raise
     except Exception as error:  # the readers' own kinds, none of which they share
-        reason = str(error).strip().partition("\n")[0]  # torch goes on to explain how to execute the file
-        raise ValueError(f"{name}: the file {path} cannot be read: {reason}") from error
+        raise ValueError(f"{name}: the file {path} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a reader failed. Where code would have to be run, torch explains how to have that: left out here."""
+    text = str(error).strip()
+    if "weights_only" not in text:
+        return text.partition("\n")[0]
+    foreign = re.search(r"GLOBAL ([\w.]+)", text)
+    what = f"it names {foreign[1]}" if foreign else "it holds more than tensors"
+    return f"{what}, and code in a file is never run; expected tensors alone"

@@ -18,7 +18,7 @@ from rebasin_fast.cli._common import INTERRUPTED, USAGE, complain
 if TYPE_CHECKING:
     from typer import Typer
 
-_COMMANDS = ("_demo", "_info", "_lap", "_spec", "_merging")
+_COMMANDS = ("_demo", "_info", "_lap", "_bench", "_spec", "_merging", "_barrier")
 
 _EXAMPLES = """\
 [bold]Examples[/bold]
@@ -26,6 +26,10 @@ _EXAMPLES = """\
 rebasin-fast demo
 
 rebasin-fast merge a.safetensors b.safetensors --arch resnet20 -o merged.safetensors
+
+rebasin-fast merge llama-a/ llama-b/ -o llama-merged/
+
+rebasin-fast barrier a.pt b.pt --arch mlp --data mnist/ --match
 
 rebasin-fast spec model.pt --arch mlp
 
