@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rebasin_fast._progress import Progress
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes: an expected error, wrong usage or input (a missing extra included), Ctrl-C."""
+FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+"""Exit codes: an expected error, wrong usage or input (a missing extra included), Ctrl-C, SIGTERM."""
 
 
 @contextmanager

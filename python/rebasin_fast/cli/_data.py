@@ -155,15 +155,14 @@ def _from_file(path: Path) -> tuple[Any, Any]:
 
 
 def _from_npz(path: Path) -> dict[str, Any]:
-    with path.open("rb"):  # a missing file is an OSError of Python's
-        pass
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: np.ascontiguousarray(archive[name]) for name in archive.files}
-    except OSError:
-        raise
-    except Exception as error:  # zipfile's, zlib's and numpy's own kinds, which share nothing
-        raise ValueError(f"--data: {path} cannot be read: {error}") from error
+    with path.open("rb") as file:  # which numpy would leave open where the archive is broken
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: np.ascontiguousarray(archive[name]) for name in archive.files}
+        except OSError:
+            raise
+        except Exception as error:  # zipfile's, zlib's and numpy's own kinds, which share nothing
+            raise ValueError(f"--data: {path} cannot be read: {error}") from error
 
 
 def _fitting(inputs: Any, network: Network, path: Path) -> Any:

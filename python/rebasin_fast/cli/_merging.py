@@ -235,8 +235,8 @@ class _Plan:
                 raise FileNotFoundError(f"{path} does not exist")
 
     def read(self) -> list[Path]:
-        """Return the files and folders that are read beside the models."""
-        return [*self.architecture.read(), *([] if self.data is None else [self.data])]
+        """Return the files that are read beside the models."""
+        return [*self.architecture.read(), *([self.data] if self.data is not None and self.data.is_file() else [])]
 
     def options(self) -> dict[str, Any]:
         """Return what the record tells beyond method and seed."""
