@@ -124,47 +124,44 @@ class Architecture:
         from rebasin_fast.spec import PermutationSpec
 
         self.check()
-        found = self._of_model(params, name)
-        if self.spec is None:
-            assert found is not None
-            return found
         try:
-            spec = PermutationSpec.load(self.spec)
+            spec = None if self.spec is None else PermutationSpec.load(self.spec)
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.spec} is no text: {error}") from None
-        return Network(spec) if found is None else replace(found, spec=spec)
+        return self._of_model(spec, params, name)
 
-    def _of_model(self, params: Parameters | None, name: str) -> Network | None:
+    def _of_model(self, spec: PermutationSpec | None, params: Parameters | None, name: str) -> Network:
+        """Return the network of the model option, with `spec` in place of its own if there is one."""
+        from rebasin_fast.spec import PermutationSpec
+
         if self.arch is not None:
             if params is None:
                 raise ValueError(f"--arch {self.arch} needs a checkpoint to read the sizes off")
             require("torch", "torch")
             known = KNOWN[self.arch](params)
-            return Network(known.spec, known.model(), (known.example(),))
+            return Network(spec or known.spec, known.model(), (known.example(),))
         if self.model_class is not None:
-            return self._of_class()
-        return None if self.config is None else self._of_config(self.config, params, name)
+            inputs = self.example()
+            return Network(spec or PermutationSpec.from_module(self.model, inputs), self.model, inputs)
+        if self.config is not None:
+            return self._of_config(self.config, spec, params, name)
+        assert spec is not None
+        return Network(spec)
 
-    def _of_class(self) -> Network:
-        from rebasin_fast.spec import PermutationSpec
-
-        if self.spec is None:
-            spec = PermutationSpec.from_module(self.model, self.example())
-            return Network(spec, self.model, self.example())
-        return Network(PermutationSpec.load(self.spec), self.model, self.example())
-
-    def _of_config(self, path: Path, params: Parameters | None, name: str) -> Network:
+    def _of_config(self, path: Path, spec: PermutationSpec | None, params: Parameters | None, name: str) -> Network:
         from rebasin_fast.cli import _transformers as hub
         from rebasin_fast.spec import PermutationSpec
 
         config = hub.read_config(path)
         model = hub.made(config, "meta")
         inputs = self.example() if self.inputs else (hub.example(model),)
-        traced = PermutationSpec.from_module(model, inputs)
-        own = {ours: ours.removeprefix("network.") for ours in traced.params}
+        own = {ours: ours.removeprefix("network.") for ours in model.state_dict()}
         beyond: tuple[str, ...] = ()
         if params is not None:
             own, beyond = hub.names_in_checkpoint(model, params, name)
+        if spec is not None:
+            return Network(spec, model, inputs, own, config)
+        traced = PermutationSpec.from_module(model, inputs)
         back = {theirs: ours for ours, theirs in reversed(own.items())}
         spec = _renamed(_with_short_groups(traced), back)
         if beyond:

@@ -100,7 +100,8 @@ def barrier(
         if figure is not None:
             if figure.suffix.lower() not in _FIGURES:
                 raise ValueError(f"--figure is {str(figure)!r}; expected a name that ends in {', '.join(_FIGURES)}")
-            files.check_outputs([figure], [a, b, data, *architecture.read()], force=force)
+            beside = [data] if data.is_file() else []
+            files.check_outputs([figure], [a, b, *beside, *architecture.read()], force=force)
             require("matplotlib.figure", "plot")
         with progress_bars(quiet) as bars:
             progress: Progress | None = bars
@@ -243,6 +244,6 @@ def _drawn(curves: "dict[str, BarrierResult]", title: str) -> Any:
         panel.set_xlim(0.0, 1.0)
         panel.grid(color="#e6e6e6", lw=0.8)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False)
+    drawn.legend(loc="outside lower center", ncols=len(curves), frameon=False)  # where no curve is
     drawn.suptitle(title, fontsize=11)
     return drawn

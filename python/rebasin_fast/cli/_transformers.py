@@ -157,14 +157,8 @@ def _tensor(module: Any, name: str) -> Any:
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            f"transformers could not be imported ({error}); install it with: pip install transformers"
-        ) from error
-    # It warns of token ids, which nothing is generated with here.
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers = require("transformers", "hub")
+    transformers.logging.set_verbosity_error()  # it warns of token ids, which nothing is generated with here
     return transformers
 
 
