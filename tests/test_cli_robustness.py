@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import models
 from rebasin_fast import mlp
+
+resource = pytest.importorskip("resource", reason="needs POSIX limits")
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
 
