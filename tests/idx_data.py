@@ -1,4 +1,4 @@
-"""Small data sets in IDX files that a network can learn: every class is a pattern, its examples the pattern in noise."""
+"""Small data sets in IDX files that a network can learn: a pattern for every class, and noise."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def write_idx_dataset(
     for part, count in (("train", train), ("t10k", test)):
         labels = np.sort(np.arange(count) % classes)
         noise = rng.integers(0, 256, (count, side, side))
-        images = (0.35 * patterns[labels] + 0.65 * noise).astype(np.uint8)
+        images = (0.5 * patterns[labels] + 0.5 * noise).astype(np.uint8)
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images), 1))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels.astype(np.uint8)))

@@ -18,7 +18,7 @@ from rebasin_fast.cli._common import INTERRUPTED, USAGE, complain
 if TYPE_CHECKING:
     from typer import Typer
 
-_COMMANDS = ("_demo", "_info", "_lap", "_spec", "_merging")
+_COMMANDS = ("_demo", "_info", "_lap", "_spec", "_merging", "_reproduce")
 
 _EXAMPLES = """\
 [bold]Examples[/bold]
@@ -30,6 +30,8 @@ rebasin-fast merge a.safetensors b.safetensors --arch resnet20 -o merged.safeten
 rebasin-fast spec model.pt --arch mlp
 
 rebasin-fast lap cost.npy --out assignment.npy
+
+rebasin-fast reproduce lmc --data path/to/idx --out results
 
 rebasin-fast info
 """

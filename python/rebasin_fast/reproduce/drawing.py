@@ -15,8 +15,13 @@ COLORS = {
 }
 """One colour for each way from A to B, the same in all figures."""
 
-OTHERS = ("#333333", "#e08a2e", "#7f7f7f", "#17a2b8", "#b5651d")
-"""For whatever else is drawn."""
+LINES = {
+    "naive": {"lw": 1.6},
+    "weight matching": {"lw": 2.6},
+    "activation matching": {"lw": 1.4},
+    "straight-through": {"lw": 1.4, "ls": (0, (4, 2))},
+}
+"""How the ways are drawn, so that those that lie on each other can be told apart."""
 
 
 def grid(rows: int, columns: int, *, width: float = 3.4, height: float = 2.7) -> tuple[Any, Any]:

@@ -167,7 +167,9 @@ class Lab:
             order = np.random.default_rng([self.seed, 2, part.index]).permutation(count)
             return _selected(dataset, np.sort(order[: count // 2]))
         if part.kind == "labels":
-            return _selected(dataset, biased_side(to_numpy(dataset.train_y), dataset.num_classes, part.index, self.seed))
+            return _selected(
+                dataset, biased_side(to_numpy(dataset.train_y), dataset.num_classes, part.index, self.seed)
+            )
         return dataset
 
     def _shape(self, recipe: Recipe) -> tuple[int, int]:
@@ -179,7 +181,7 @@ class Lab:
             dataset = load_dataset(name, self._data)
             digest = hashlib.sha256()
             for tensor in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y):
-                digest.update(memoryview(to_numpy(tensor)).cast("B"))
+                digest.update(to_numpy(tensor).data)
             self._whole[name] = dataset, digest.hexdigest()
         return self._whole[name]
 

@@ -16,6 +16,7 @@ from rebasin_fast.evaluate import barrier, evaluate
 from rebasin_fast.interpolate import interpolate
 from rebasin_fast.permute import apply_permutation
 from rebasin_fast.prove import few_examples, require_proof
+from rebasin_fast.reproduce.experiment import TrainedCase
 from rebasin_fast.reproduce.lab import Batches, Lab
 from rebasin_fast.reproduce.recipes import ALL, Part, Recipe
 from rebasin_fast.spec import PermutationSpec
@@ -109,14 +110,29 @@ class Pair:
         return _as_curve(positions, [point.loss for point in points], [point.accuracy for point in points])
 
 
-def pair_of(
-    lab: Lab, recipe: Recipe, *, parts: tuple[Part, Part] = (ALL, ALL), epoch: int | None = None
-) -> Pair:
+def pair_of(lab: Lab, recipe: Recipe, *, parts: tuple[Part, Part] = (ALL, ALL), epoch: int | None = None) -> Pair:
     """Return members 1 and 2 of a recipe, trained on parts of its data, after an epoch."""
     a, b = (lab.trained(recipe, member, part=part, epoch=epoch) for member, part in zip((1, 2), parts, strict=True))
     spec, model = lab.spec(recipe), lab.model(recipe)
     require_proof(spec, model, a, few_examples(lab.batches(recipe, "test")[0][0]))
     return Pair(lab, recipe, spec, model, a, b)
+
+
+@dataclass(frozen=True)
+class BarrierCase(TrainedCase):
+    """Two networks after an epoch of their training, and so many positions between them."""
+
+    epoch: int
+    lambdas: int
+
+
+def naive_and_matched(lab: Lab, case: BarrierCase) -> dict[str, Curve]:
+    """Return the curves on the test data from A to B, as it is ("naive") and matched on weights ("matched")."""
+    pair, batches = pair_of(lab, case.recipe, epoch=case.epoch), lab.batches(case.recipe, "test")
+    return {
+        "naive": pair.curve(pair.b, batches, case.lambdas),
+        "matched": pair.curve(pair.aligned(WEIGHTS), batches, case.lambdas),
+    }
 
 
 def said(predictions: Predictions, bins: int) -> dict[str, Any]:
@@ -168,6 +184,11 @@ def _as_curve(lambdas: Any, loss: Any, accuracy: Any) -> Curve:
         "accuracy": [float(value) for value in accuracy],
         "barrier": float(max(loss) - (loss[0] + loss[-1]) / 2.0),
     }
+
+
+def ends(curve: Curve, what: str) -> float:
+    """Return the mean "loss" or "accuracy" of A and B."""
+    return float(curve[what][0] + curve[what][-1]) / 2.0
 
 
 def middle(curve: Curve, what: str) -> float:

@@ -36,7 +36,7 @@ class Network:
     def __str__(self) -> str:
         if self.kind == "mlp":
             return f"MLP {_HIDDEN_LAYERS} x {self.width:g}"
-        return f"{ {'resnet20': 'ResNet20', 'vgg16': 'VGG16'}[self.kind]}, width x {Fraction(self.width)}"
+        return f"{ {'resnet20': 'ResNet20', 'vgg16': 'VGG16'}[self.kind] }, width x {Fraction(self.width)}"
 
     def spec(self, features: int, classes: int) -> PermutationSpec:
         """Return the groups of its hidden units."""
@@ -44,9 +44,7 @@ class Network:
             return mlp(self._widths(features, classes))
         if self.kind == "resnet20":
             return resnet20(self.width, num_classes=classes, in_channels=1, norm="layer_norm")
-        return vgg16(
-            self.width, num_classes=classes, in_channels=1, norm="layer_norm", classifier_widths=_VGG_HIDDEN
-        )
+        return vgg16(self.width, num_classes=classes, in_channels=1, norm="layer_norm", classifier_widths=_VGG_HIDDEN)
 
     def build(self, features: int, classes: int) -> torch.nn.Module:
         """Return the untrained network, from (N, features) to (N, classes); images are square and of one channel."""

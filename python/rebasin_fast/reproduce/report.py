@@ -42,8 +42,11 @@ class Table:
     def markdown(self) -> str:
         """Return the table in Markdown, numbers to four digits."""
         lines = [self.columns, ["---"] * len(self.columns)]
-        lines += [[_shown(cell, 4) for cell in row] for row in self.rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        return "".join(f"| {' | '.join(line)} |\n" for line in (*lines, *self.shown()))
+
+    def shown(self) -> list[list[str]]:
+        """Return the cells as text, numbers to four digits."""
+        return [[_shown(cell, 4) for cell in row] for row in self.rows]
 
     def records(self) -> list[dict[str, Cell]]:
         """Return each row as a mapping of headings to cells."""
@@ -124,13 +127,22 @@ class Report:
 
     def markdown(self) -> str:
         """Return title, command, tables and notes."""
-        beside = Table(("", "ours", "paper"), tuple((row.what, row.ours, row.paper) for row in self.summary.beside))
         command = f"rebasin-fast reproduce {self.name} --data DIR --out DIR --scale {self.scale} --seed {self.seed}"
-        parts = [f"# {self.title}\n", f"`{command}`\n", self.summary.table.markdown(), f"![{self.title}]({self.name}.png)\n"]
-        parts += ["## Beside the paper\n", beside.markdown()]
+        parts = [
+            f"# {self.title}\n",
+            f"`{command}`\n",
+            self.summary.table.markdown(),
+            f"![{self.title}]({self.name}.png)\n",
+        ]
+        parts += ["## Beside the paper\n", beside_table(self.summary.beside).markdown()]
         if self.summary.notes:
             parts.append("".join(f"- {note}\n" for note in self.summary.notes))
         return "\n".join(parts)
+
+
+def beside_table(beside: Sequence[Beside]) -> Table:
+    """Return our numbers and the paper's as a table."""
+    return Table(("", "ours", "paper"), tuple((row.what, row.ours, row.paper) for row in beside))
 
 
 def files_of(name: str, out: Path) -> list[Path]:

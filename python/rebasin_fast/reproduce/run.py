@@ -22,11 +22,10 @@ from rebasin_fast.reproduce.lab import Lab
 from rebasin_fast.reproduce.report import Report, files_of, write
 from rebasin_fast.reproduce.scales import SCALES
 from rebasin_fast.reproduce.store import Store
-from rebasin_fast.spec import positive_integer
+from rebasin_fast.training import check_training_settings
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
-    experiment.name: experiment
-    for experiment in (LMC, EMERGENCE, WIDTH, SPLIT_DATA, MERGE_MANY, SYMMETRIES, BEYOND)
+    experiment.name: experiment for experiment in (LMC, EMERGENCE, WIDTH, SPLIT_DATA, MERGE_MANY, SYMMETRIES, BEYOND)
 }
 """The experiments by name, in the order of the paper."""
 
@@ -77,7 +76,7 @@ def reproduce(
     Raises
     ------
     ValueError
-        Unknown `name` or `scale`; a broken file among the data or among what was kept.
+        Unknown `name` or `scale`; a `device` that torch cannot use; a broken file among the data or among what was kept.
     FileNotFoundError
         The data are not there; nothing has been written then.
     FileExistsError
@@ -100,11 +99,12 @@ def reproduce(
     """
     experiment = _known("name", name, EXPERIMENTS)
     cases = _known("scale", scale, {known: experiment.cases[known] for known in SCALES})
-    positive_integer(seed + 1, "seed + 1")
+    check_training_settings(epochs=0, batch_size=1, lr=1.0, weight_decay=0.0, seed=seed)
     out = Path(out)
     check_writable(files_of(name, out), overwrite=overwrite)
     for module, extra in (("torch", "torch"), ("matplotlib", "plot")):
         require(module, extra)
+    _check_device(device)
     store = Store(out)
     lab = Lab(data, store, seed=seed, device=device, progress=progress)
     # All data before any training: an hour's work is not to end with a file that is missing.
@@ -129,6 +129,14 @@ def reproduce(
     )
     write(report, out, overwrite=overwrite)
     return report
+
+
+def _check_device(device: str) -> None:
+    torch = require("torch", "torch")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # unknown, not there, not compiled for
+        raise ValueError(f"device is {device!r}, which torch cannot use: {str(error).splitlines()[0]}") from error
 
 
 def _known(what: str, value: str, known: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from rebasin_fast.permute import apply_permutation
 from rebasin_fast.reproduce import drawing
 from rebasin_fast.reproduce.experiment import Experiment, Measured, TrainedCase
 from rebasin_fast.reproduce.lab import Lab
-from rebasin_fast.reproduce.measure import pair_of
+from rebasin_fast.reproduce.measure import ends, pair_of
 from rebasin_fast.reproduce.recipes import Recipe
 from rebasin_fast.reproduce.report import Beside, Summary, Table
 from rebasin_fast.reproduce.scales import mlp_recipe
@@ -64,7 +64,7 @@ def _gain(found: dict[str, Any]) -> float:
 def _summarise(measured: Measured[BeyondCase]) -> Summary:
     rows = []
     for case, found in measured:
-        accuracy = (found[NAIVE]["accuracy"][0] + found[NAIVE]["accuracy"][-1]) / 2.0
+        accuracy = ends(found[NAIVE], "accuracy")
         heights = (found[way]["barrier"] for way in WAYS)
         rows.append((case.study, case.setting, case.recipe.dataset, accuracy, *heights, _gain(found)))
     beside = [
@@ -106,7 +106,9 @@ def _draw(measured: Measured[BeyondCase]) -> Any:
             axes[0, column].plot(places, heights, style, ms=4, lw=1.3, color=color, label=way)
         axes[0, column].set_xticks(places, [f"{case.setting:g}" for case, _ in cases])
         axes[0, column].set_yscale("symlog", linthresh=0.01)
-        drawing.label(axes[0, column], f"{study}, {cases[0][0].recipe.dataset}", study, "" if column else "test barrier")
+        drawing.label(
+            axes[0, column], f"{study}, {cases[0][0].recipe.dataset}", study, "" if column else "test barrier"
+        )
     drawing.legend(axes[0, 0])
     return figure
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from rebasin_fast.permute import apply_permutation
 from rebasin_fast.reproduce import drawing
-from rebasin_fast.reproduce.experiment import Experiment, Measured, TrainedCase
-from rebasin_fast.reproduce.lab import Lab
-from rebasin_fast.reproduce.measure import pair_of
+from rebasin_fast.reproduce.experiment import Experiment, Measured
+from rebasin_fast.reproduce.measure import BarrierCase, ends, naive_and_matched
 from rebasin_fast.reproduce.report import Beside, Summary, Table
 from rebasin_fast.reproduce.scales import mlp_recipe
 
@@ -24,28 +21,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class EmergenceCase(TrainedCase):
-    """Two networks after an epoch of their training."""
-
-    epoch: int
-    lambdas: int
-
-
-def _measure(lab: Lab, case: EmergenceCase) -> dict[str, Any]:
-    pair, batches = pair_of(lab, case.recipe, epoch=case.epoch), lab.batches(case.recipe, "test")
-    matched = apply_permutation(pair.spec, pair.match().permutation, pair.b)
-    return {
-        "naive": pair.curve(pair.b, batches, case.lambdas),
-        "matched": pair.curve(matched, batches, case.lambdas),
-    }
-
-
-def _ends(found: dict[str, Any], what: str) -> float:
-    return float(found["naive"][what][0] + found["naive"][what][-1]) / 2.0
-
-
-def _summarise(measured: Measured[EmergenceCase]) -> Summary:
+def _summarise(measured: Measured[BarrierCase]) -> Summary:
     rows = [
         (
             str(case.recipe.network),
@@ -53,8 +29,8 @@ def _summarise(measured: Measured[EmergenceCase]) -> Summary:
             case.epoch,
             found["naive"]["barrier"],
             found["matched"]["barrier"],
-            _ends(found, "loss"),
-            _ends(found, "accuracy"),
+            ends(found["naive"], "loss"),
+            ends(found["naive"], "accuracy"),
         )
         for case, found in measured
     ]
@@ -70,13 +46,13 @@ def _summarise(measured: Measured[EmergenceCase]) -> Summary:
         Table(COLUMNS, tuple(rows)),
         tuple(beside),
         (
-            "The paper shows the barrier on MNIST start high in the first epochs and vanish with training, and gives no "
-            "table. At epoch 0 both networks are random and all losses alike, so that there is no barrier to speak of.",
+            "The paper: the barrier starts high and vanishes with training; a figure without a table.",
+            "At epoch 0 both networks are random and all losses alike, so that there is no barrier to speak of.",
         ),
     )
 
 
-def _draw(measured: Measured[EmergenceCase]) -> Any:
+def _draw(measured: Measured[BarrierCase]) -> Any:
     recipes = list(dict.fromkeys(case.recipe for case, _ in measured))
     figure, axes = drawing.grid(1, len(recipes))
     for column, recipe in enumerate(recipes):
@@ -89,10 +65,10 @@ def _draw(measured: Measured[EmergenceCase]) -> Any:
     return figure
 
 
-def _cases(scale: str, lambdas: int) -> tuple[EmergenceCase, ...]:
+def _cases(scale: str, lambdas: int) -> tuple[BarrierCase, ...]:
     recipes = [mlp_recipe(scale, name) for name in ("mnist", "fashion_mnist")]
     return tuple(
-        EmergenceCase(recipe, epoch, lambdas) for recipe in recipes for epoch in (*recipe.snapshots, recipe.epochs)
+        BarrierCase(recipe, epoch, lambdas) for recipe in recipes for epoch in (*recipe.snapshots, recipe.epochs)
     )
 
 
@@ -100,7 +76,7 @@ EMERGENCE = Experiment(
     name="emergence",
     title="The barrier against the epoch of training",
     cases={"smoke": _cases("smoke", 3), "small": _cases("small", 5), "paper": _cases("paper", 25)},
-    measure=_measure,
+    measure=naive_and_matched,
     summarise=_summarise,
     draw=_draw,
 )

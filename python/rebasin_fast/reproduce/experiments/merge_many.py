@@ -26,7 +26,7 @@ PAPER = {
     "seed 5": (0.0, 1.0, 0.1443, 0.9871),
     MERGED: (0.0141, 0.9952, 0.0727, 0.9831),
 }
-"""Train loss and accuracy, test loss and accuracy of five MLPs on MNIST and of their merge, as the paper's table says."""
+"""The paper's table: train loss and accuracy, test loss and accuracy of five MLPs on MNIST and of their merge."""
 
 _PAPER_COLUMNS = ("train loss", "train accuracy", "test loss", "test accuracy")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rebasin_fast._arrays import Parameters
 from rebasin_fast.interpolate import interpolate
 from rebasin_fast.reproduce import drawing
 from rebasin_fast.reproduce.experiment import Experiment, Measured, TrainedCase
@@ -35,7 +36,7 @@ class SplitCase(TrainedCase):
 def _measure(lab: Lab, case: SplitCase) -> dict[str, Any]:
     pair = pair_of(lab, case.recipe, parts=(Part("labels", 0), Part("labels", 1)))
     matched = pair.aligned(WEIGHTS)
-    named = {
+    named: dict[str, list[Parameters]] = {
         "A": [pair.a],
         "B": [pair.b],
         "ensemble": [pair.a, pair.b],
@@ -77,8 +78,7 @@ def _summarise(measured: Measured[SplitCase]) -> Summary:
         (
             "A sees 20 % of the examples of the lower half of the classes and 80 % of the upper half, B the others; "
             "train loss and accuracy are over both halves.",
-            "The paper: ResNet20 at 32 times the width on CIFAR-100, split likewise; figures without a table. Its "
-            "ensemble, too, is ahead of the merged model in accuracy.",
+            "The paper: ResNet20 at 32 times the width on CIFAR-100, split likewise; figures without a table.",
             "ECE: expected calibration error over 15 bins.",
         ),
     )
@@ -95,9 +95,7 @@ def _draw(measured: Measured[SplitCase]) -> Any:
         drawing.from_a_to_b(way)
         drawing.label(way, str(case.recipe), y="test loss")
         drawing.legend(way)
-        drawing.reliability(
-            diagram, [(name, found["models"][name]["test"], color) for name, color in _COLORS.items()]
-        )
+        drawing.reliability(diagram, [(name, found["models"][name]["test"], color) for name, color in _COLORS.items()])
         drawing.label(diagram, "reliability, test data", "confidence", "accuracy")
         drawing.legend(diagram)
     return figure

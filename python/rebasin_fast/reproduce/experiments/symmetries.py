@@ -55,8 +55,8 @@ def _summarise(measured: Measured[SymmetriesCase]) -> Summary:
         Table(COLUMNS, tuple(rows)),
         tuple(beside),
         (
-            "As the paper counts: floor(log10 n!) summed over the layers, residual connections ignored. Exact: log10 n! "
-            "summed over the groups, in which residual connections tie layers together.",
+            "As the paper counts: floor(log10 n!) summed over the layers, residual connections ignored. "
+            "Exact: log10 n! summed over the groups, in which residual connections tie layers together.",
             f"The universe is said to have 10^{_ATOMS} atoms.",
         ),
     )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from rebasin_fast.permute import apply_permutation
 from rebasin_fast.reproduce import drawing
-from rebasin_fast.reproduce.experiment import Experiment, Measured, TrainedCase
-from rebasin_fast.reproduce.lab import Lab
-from rebasin_fast.reproduce.measure import pair_of
+from rebasin_fast.reproduce.experiment import Experiment, Measured
+from rebasin_fast.reproduce.measure import BarrierCase, ends, naive_and_matched
 from rebasin_fast.reproduce.recipes import Recipe
 from rebasin_fast.reproduce.report import Beside, Summary, Table, ratio
 from rebasin_fast.reproduce.scales import mlp_recipe, resnet_recipe, vgg_recipe
@@ -26,38 +23,20 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class WidthCase(TrainedCase):
-    """Two networks of one width, after an epoch of their training."""
-
-    epoch: int
-    lambdas: int
-
-
-def _measure(lab: Lab, case: WidthCase) -> dict[str, Any]:
-    pair, batches = pair_of(lab, case.recipe, epoch=case.epoch), lab.batches(case.recipe, "test")
-    matched = apply_permutation(pair.spec, pair.match().permutation, pair.b)
-    return {
-        "naive": pair.curve(pair.b, batches, case.lambdas),
-        "matched": pair.curve(matched, batches, case.lambdas),
-    }
-
-
-def _by_kind(measured: Measured[WidthCase]) -> dict[str, list[tuple[WidthCase, dict[str, Any]]]]:
-    kinds: dict[str, list[tuple[WidthCase, dict[str, Any]]]] = {}
+def _by_kind(measured: Measured[BarrierCase]) -> dict[str, list[tuple[BarrierCase, dict[str, Any]]]]:
+    kinds: dict[str, list[tuple[BarrierCase, dict[str, Any]]]] = {}
     for case, found in measured:
         kinds.setdefault(case.recipe.network.kind, []).append((case, found))
     return kinds
 
 
-def _summarise(measured: Measured[WidthCase]) -> Summary:
+def _summarise(measured: Measured[BarrierCase]) -> Summary:
     rows = []
     for case, found in measured:
         naive, matched = found["naive"], found["matched"]
-        ends = ((naive[what][0] + naive[what][-1]) / 2.0 for what in ("loss", "accuracy"))
         heights = naive["barrier"], matched["barrier"]
         names = str(case.recipe.network), case.recipe.dataset
-        rows.append((*names, *heights, ratio(heights[1], heights[0]), *ends))
+        rows.append((*names, *heights, ratio(heights[1], heights[0]), ends(naive, "loss"), ends(naive, "accuracy")))
     beside = []
     for cases in _by_kind(measured).values():
         (narrow, low), (wide, high) = cases[0], cases[-1]
@@ -69,12 +48,12 @@ def _summarise(measured: Measured[WidthCase]) -> Summary:
         tuple(beside),
         (
             "The paper: VGG16 at 1/8 to 4 times and ResNet20 at 1 to 32 times the width on CIFAR-10 (layer norm, SGD), "
-            "as a figure without a table. Here Fashion-MNIST takes the place of CIFAR-10.",
+            "a figure without a table. Here Fashion-MNIST takes the place of CIFAR-10.",
         ),
     )
 
 
-def _draw(measured: Measured[WidthCase]) -> Any:
+def _draw(measured: Measured[BarrierCase]) -> Any:
     kinds = _by_kind(measured)
     figure, axes = drawing.grid(1, len(kinds))
     for column, cases in enumerate(kinds.values()):
@@ -85,7 +64,9 @@ def _draw(measured: Measured[WidthCase]) -> Any:
         recipe = cases[0][0].recipe
         names = {"mlp": "MLP, 3 layers", "resnet20": "ResNet20", "vgg16": "VGG16"}
         x = "units a layer" if recipe.network.kind == "mlp" else "multiplier of the width"
-        drawing.label(axes[0, column], f"{names[recipe.network.kind]} on {recipe.dataset}", x, "" if column else "test barrier")
+        drawing.label(
+            axes[0, column], f"{names[recipe.network.kind]} on {recipe.dataset}", x, "" if column else "test barrier"
+        )
         axes[0, column].set_xscale("log", base=2)
         axes[0, column].set_xticks(widths, [str(Fraction(width)) for width in widths])
         axes[0, column].minorticks_off()
@@ -93,8 +74,8 @@ def _draw(measured: Measured[WidthCase]) -> Any:
     return figure
 
 
-def _of_widths(recipe: Recipe, widths: tuple[float, ...], lambdas: int, epoch: int | None = None) -> list[WidthCase]:
-    return [WidthCase(recipe.of_width(w), recipe.epochs if epoch is None else epoch, lambdas) for w in widths]
+def _of_widths(recipe: Recipe, widths: tuple[float, ...], lambdas: int, epoch: int | None = None) -> list[BarrierCase]:
+    return [BarrierCase(recipe.of_width(w), recipe.epochs if epoch is None else epoch, lambdas) for w in widths]
 
 
 WIDTH = Experiment(
@@ -117,7 +98,7 @@ WIDTH = Experiment(
             *_of_widths(vgg_recipe("paper", 1), (0.125, 0.25, 0.5, 1, 2, 4), 25),
         ),
     },
-    measure=_measure,
+    measure=naive_and_matched,
     summarise=_summarise,
     draw=_draw,
 )
