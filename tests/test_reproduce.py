@@ -400,6 +400,15 @@ def test_networks_have_the_symmetries_of_their_specs(network, side):
     assert spec.prove(model, x)
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_all_networks_fit_their_specs_at_every_scale(scale):
+    networks = {case.recipe.network for known in EXPERIMENTS.values() for case in known.cases[scale] if case.recipe}
+    assert {network.kind for network in networks} == {"mlp", "resnet20", "vgg16"}
+    for network in networks:
+        with torch.device("meta"):  # the largest would need gigabytes
+            network.spec(784, 10).validate(network.build(784, 10).state_dict())
+
+
 def test_channel_norm_is_layer_norm_at_every_position():
     from rebasin_fast.reproduce.convolutional import ChannelNorm
 

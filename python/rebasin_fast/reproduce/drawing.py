@@ -15,7 +15,7 @@ COLORS = {
 }
 """One colour for each way from A to B, the same in all figures."""
 
-LINES = {
+LINES: dict[str, dict[str, Any]] = {
     "naive": {"lw": 1.6},
     "weight matching": {"lw": 2.6},
     "activation matching": {"lw": 1.4},

@@ -76,7 +76,7 @@ def reproduce(
     Raises
     ------
     ValueError
-        Unknown `name` or `scale`; a `device` that torch cannot use; a broken file among the data or among what was kept.
+        Unknown `name` or `scale`; a `device` that torch cannot use; a broken file among the data or what was kept.
     FileNotFoundError
         The data are not there; nothing has been written then.
     FileExistsError

@@ -106,6 +106,7 @@ def _draw(measured: Measured[BeyondCase]) -> Any:
             axes[0, column].plot(places, heights, style, ms=4, lw=1.3, color=color, label=way)
         axes[0, column].set_xticks(places, [f"{case.setting:g}" for case, _ in cases])
         axes[0, column].set_yscale("symlog", linthresh=0.01)
+        axes[0, column].set_ylim(bottom=0.0)
         drawing.label(
             axes[0, column], f"{study}, {cases[0][0].recipe.dataset}", study, "" if column else "test barrier"
         )
