@@ -105,6 +105,7 @@ def test_table_text_numbers_and_figure_are_written(name, out, rows):
     assert (content["experiment"], content["scale"], content["seed"]) == (name, "smoke", 0)
     assert len(content["cases"]) == len(EXPERIMENTS[name].cases["smoke"])
     assert content["beside the paper"]
+    assert content["made with"]["torch"] == torch.__version__
     text = (out / f"{name}.md").read_text()
     assert f"rebasin-fast reproduce {name} --data DIR --out DIR --scale smoke --seed 0" in text
     assert f"| {' | '.join(COLUMNS[name])} |" in text

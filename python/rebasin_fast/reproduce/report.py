@@ -94,6 +94,8 @@ class Report:
     name, title : str
     scale : str
     seed : int
+    made_with : dict of str to (str or int)
+        Versions, device and number of threads.
     summary : Summary
     numbers : list of dict
         Every case with its settings and all that was measured, curves included.
@@ -105,6 +107,7 @@ class Report:
     title: str
     scale: str
     seed: int
+    made_with: dict[str, str | int]
     summary: Summary
     numbers: list[dict[str, Any]]
     draw: Callable[[], Any]
@@ -117,6 +120,7 @@ class Report:
                 "title": self.title,
                 "scale": self.scale,
                 "seed": self.seed,
+                "made with": self.made_with,
                 "table": self.summary.table.records(),
                 "beside the paper": [[row.what, row.ours, row.paper] for row in self.summary.beside],
                 "notes": list(self.summary.notes),

@@ -7,9 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rebasin_fast._extras import require
 from rebasin_fast._files import check_writable
 from rebasin_fast._progress import Progress
+from rebasin_fast._version import __version__
 from rebasin_fast.reproduce.experiment import Experiment
 from rebasin_fast.reproduce.experiments.beyond import BEYOND
 from rebasin_fast.reproduce.experiments.emergence import EMERGENCE
@@ -123,12 +126,24 @@ def reproduce(
         experiment.title,
         scale,
         seed,
+        _made_with(device),
         experiment.summarise(measured),
         numbers,
         partial(experiment.draw, measured),
     )
     write(report, out, overwrite=overwrite)
     return report
+
+
+def _made_with(device: str) -> dict[str, str | int]:
+    torch = require("torch", "torch")
+    return {
+        "rebasin_fast": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _check_device(device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -74,8 +75,8 @@ def _draw(measured: Measured[BarrierCase]) -> Any:
     return figure
 
 
-def _of_widths(recipe: Recipe, widths: tuple[float, ...], lambdas: int, epoch: int | None = None) -> list[BarrierCase]:
-    return [BarrierCase(recipe.of_width(w), recipe.epochs if epoch is None else epoch, lambdas) for w in widths]
+def _of_widths(recipe: Recipe, widths: tuple[float, ...], lambdas: int) -> list[BarrierCase]:
+    return [BarrierCase(recipe.of_width(width), recipe.epochs, lambdas) for width in widths]
 
 
 WIDTH = Experiment(
@@ -88,7 +89,7 @@ WIDTH = Experiment(
             *_of_widths(vgg_recipe("smoke", 1), (0.0625, 0.125), 3),
         ),
         "small": (
-            *_of_widths(mlp_recipe("small", "mnist"), (32, 64, 128, 256, 512, 1024), 5),
+            *_of_widths(replace(mlp_recipe("small", "mnist"), epochs=4), (32, 64, 128, 256, 512, 1024), 5),
             *_of_widths(resnet_recipe("small"), (0.25, 0.5, 1), 5),
             *_of_widths(vgg_recipe("small", 1), (0.0625, 0.125, 0.25), 5),
         ),
