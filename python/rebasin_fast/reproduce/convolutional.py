@@ -43,6 +43,7 @@ class ResNet20(nn.Module):  # type: ignore[misc]
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
             carried = outputs
         self.linear = nn.Linear(carried, classes)
+        _initialise(self)
 
     def forward(self, x: Any) -> Any:
         """Return logits."""
@@ -92,10 +93,20 @@ class VGG16(nn.Module):  # type: ignore[misc]
             classifier += [nn.Linear(carried, outputs), nn.ReLU(), nn.Identity()]
             carried = outputs
         self.classifier = nn.Sequential(*classifier, nn.Linear(carried, classes))
+        _initialise(self)
 
     def forward(self, x: Any) -> Any:
         """Return logits."""
         return self.classifier(torch.flatten(self.features(_images(x)), 1))
+
+
+def _initialise(model: nn.Module) -> None:
+    """Draw weights as He et al. (2015) do: torch draws smaller ones, and under norms those have large gradients."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

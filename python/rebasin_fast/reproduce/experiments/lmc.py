@@ -10,7 +10,7 @@ from rebasin_fast.reproduce.experiment import Experiment, Measured, TrainedCase
 from rebasin_fast.reproduce.lab import Lab
 from rebasin_fast.reproduce.measure import ACTIVATIONS, LEARNED, NAIVE, WEIGHTS, ends, middle, pair_of
 from rebasin_fast.reproduce.report import Beside, Summary, Table
-from rebasin_fast.reproduce.scales import LAMBDAS, mlp_recipe, resnet_recipe, vgg_recipe
+from rebasin_fast.reproduce.scales import lambdas_of, mlp_recipe, resnet_recipe, vgg_recipe
 
 WAYS = (NAIVE, WEIGHTS, ACTIVATIONS, LEARNED)
 COLUMNS = (
@@ -101,7 +101,11 @@ def _draw(measured: Measured[LmcCase]) -> Any:
 
 
 def _cases(scale: str, recipes: tuple[Any, ...], examples: int, ste_epochs: int) -> tuple[LmcCase, ...]:
-    return tuple(LmcCase(recipe, way, LAMBDAS[scale], examples, ste_epochs) for recipe in recipes for way in WAYS)
+    return tuple(
+        LmcCase(recipe, way, lambdas_of(scale, recipe.network), examples, ste_epochs)
+        for recipe in recipes
+        for way in WAYS
+    )
 
 
 def _recipes(scale: str, resnet: float, vgg: float) -> tuple[Any, ...]:

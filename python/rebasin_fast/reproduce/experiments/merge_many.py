@@ -16,7 +16,17 @@ from rebasin_fast.reproduce.scales import mlp_recipe
 
 BINS = 10
 MERGED, ENSEMBLE, AVERAGE = "MergeMany", "ensemble", "naive average"
-COLUMNS = ("data", "seen by each", "model", "train loss", "train accuracy", "test loss", "test accuracy", "test ECE")
+COLUMNS = (
+    "network",
+    "data",
+    "seen by each",
+    "model",
+    "train loss",
+    "train accuracy",
+    "test loss",
+    "test accuracy",
+    "test ECE",
+)
 
 PAPER = {
     "seed 1": (0.0, 1.0, 0.1153, 0.9856),
@@ -82,7 +92,7 @@ def _summarise(measured: Measured[MergeCase]) -> Summary:
     beside: list[Beside] = []
     for case, found in measured:
         models = found["models"]
-        names = case.recipe.dataset, "random half" if case.halves else "all"
+        names = str(case.recipe.network), case.recipe.dataset, "random half" if case.halves else "all"
         seeds = _seeds(models)
         if case.count <= 5:
             rows += [(*names, name, *_numbers(models[name])) for name in seeds]
@@ -150,16 +160,20 @@ def _draw(measured: Measured[MergeCase]) -> Any:
     return figure
 
 
-def _cases(scale: str, many: int, epochs: int) -> tuple[MergeCase, ...]:
+def _cases(scale: str, few: int, many: int, many_width: float, epochs: int) -> tuple[MergeCase, ...]:
     mnist, fashion = mlp_recipe(scale, "mnist"), mlp_recipe(scale, "fashion_mnist")
-    halves = replace(mnist, epochs=epochs, snapshots=())
-    return MergeCase(mnist, 5, False, None), MergeCase(fashion, 5, False, None), MergeCase(halves, many, True, 10_000)
+    halves = replace(mnist.of_width(many_width), epochs=epochs, snapshots=())
+    return MergeCase(mnist, 5, False, None), MergeCase(halves, many, True, 5_000), MergeCase(fashion, few, False, None)
 
 
 MERGE_MANY = Experiment(
     name="merge-many",
     title="MergeMany: several networks merged into one",
-    cases={"smoke": _cases("smoke", 6, 2), "small": _cases("small", 32, 3), "paper": _cases("paper", 32, 100)},
+    cases={
+        "smoke": _cases("smoke", few=3, many=6, many_width=32, epochs=2),
+        "small": _cases("small", few=3, many=32, many_width=256, epochs=3),
+        "paper": _cases("paper", few=5, many=32, many_width=512, epochs=100),
+    },
     measure=_measure,
     summarise=_summarise,
     draw=_draw,
