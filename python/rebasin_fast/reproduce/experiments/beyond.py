@@ -136,7 +136,7 @@ BEYOND = Experiment(
     title="Beyond the paper: the start, REPAIR, and when matching fails",
     cases={
         "smoke": _cases("smoke", (8, 48), (3e-3, 3e-2), 1, 3, 200),
-        "small": _cases("small", (32, 128, 512), (1e-4, 1e-3, 1e-2), 4, 3, 2000),
+        "small": _cases("small", (32, 128, 512), (1e-3, 1e-2), 4, 3, 2000),
         "paper": _cases("paper", (32, 64, 128, 256, 512, 1024), (1e-5, 1e-4, 1e-3, 1e-2), 100, 25, 10_000),
     },
     measure=_measure,

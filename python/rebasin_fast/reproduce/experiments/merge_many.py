@@ -104,9 +104,8 @@ def _summarise(measured: Measured[MergeCase]) -> Summary:
         Table(COLUMNS, tuple(rows)),
         tuple(beside),
         (
-            "The paper trains for 100 epochs, until its networks fit the training data to the last example and their "
-            "test loss has risen again; the merge falls back below it. With fewer epochs the parents' test loss is "
-            "lower, and there is less for the merge to win.",
+            "The paper trains for 100 epochs: its parents have a training loss of 0 and a test loss of 0.11 to 0.15. "
+            "With fewer epochs the parents' test loss is lower, and there is less for the merge to win.",
             "The paper shows the calibration of 32 networks on random halves as a figure without numbers.",
             "ECE: expected calibration error over 10 bins.",
         ),
@@ -121,16 +120,14 @@ def _beside(case: MergeCase, models: dict[str, Any]) -> list[Beside]:
     if case.halves:
         ece = {name: said["test"]["ece"] for name, said in models.items()}
         return [
-            Beside(f"test loss below the parents' mean, {where}, random halves", fall, "lower"),
+            Beside(f"test loss below the parents' mean, {where}, random halves", fall, "no number"),
             Beside(
                 f"test ECE of MergeMany / mean parent / ensemble, {where}, random halves",
                 f"{ece[MERGED]:.3g} / {mean([ece[name] for name in _seeds(models)]):.3g} / {ece[ENSEMBLE]:.3g}",
-                "better than the parents",
+                "no number",
             ),
         ]
     rows = [Beside(f"test loss below the parents' mean, {where}", fall, "43 %")]
-    if case.recipe.dataset != "mnist" or case.count != 5:
-        return rows
     for name, numbers in PAPER.items():
         ours = _numbers(models[name])
         rows += [
@@ -160,19 +157,19 @@ def _draw(measured: Measured[MergeCase]) -> Any:
     return figure
 
 
-def _cases(scale: str, few: int, many: int, many_width: float, epochs: int) -> tuple[MergeCase, ...]:
-    mnist, fashion = mlp_recipe(scale, "mnist"), mlp_recipe(scale, "fashion_mnist")
+def _cases(scale: str, many: int, many_width: float, epochs: int) -> tuple[MergeCase, ...]:
+    mnist = mlp_recipe(scale, "mnist")
     halves = replace(mnist.of_width(many_width), epochs=epochs, snapshots=())
-    return MergeCase(mnist, 5, False, None), MergeCase(halves, many, True, 5_000), MergeCase(fashion, few, False, None)
+    return MergeCase(mnist, 5, False, None), MergeCase(halves, many, True, 5_000)
 
 
 MERGE_MANY = Experiment(
     name="merge-many",
     title="MergeMany: several networks merged into one",
     cases={
-        "smoke": _cases("smoke", few=3, many=6, many_width=32, epochs=2),
-        "small": _cases("small", few=3, many=32, many_width=256, epochs=3),
-        "paper": _cases("paper", few=5, many=32, many_width=512, epochs=100),
+        "smoke": _cases("smoke", many=6, many_width=32, epochs=2),
+        "small": _cases("small", many=32, many_width=256, epochs=3),
+        "paper": _cases("paper", many=32, many_width=512, epochs=100),
     },
     measure=_measure,
     summarise=_summarise,

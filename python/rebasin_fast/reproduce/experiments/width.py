@@ -90,8 +90,8 @@ WIDTH = Experiment(
         ),
         "small": (
             *_of_widths(replace(mlp_recipe("small", "mnist"), epochs=4), (32, 64, 128, 256, 512), 5),
-            *_of_widths(resnet_recipe("small"), (0.25, 0.5, 1), 5),
-            *_of_widths(vgg_recipe("small", 1), (0.0625, 0.125, 0.25), 5),
+            *_of_widths(resnet_recipe("small"), (0.25, 0.5), 5),
+            *_of_widths(vgg_recipe("small", 1), (0.0625, 0.125), 5),
         ),
         "paper": (
             *_of_widths(mlp_recipe("paper", "mnist"), (32, 64, 128, 256, 512, 1024, 2048), 25),
