@@ -190,7 +190,7 @@ def test_split_data_compares_five_models_and_the_ensemble_is_no_worse_than_its_m
             assert number(ensemble, loss) <= (number(a, loss) + number(b, loss)) / 2 + 1e-6
         assert all(0 <= number(row, "test ECE") <= 1 for row in table[start : start + 5])
     for case in cases("split-data"):
-        for split, examples in (("train", 500), ("test", 125)):
+        for split, examples in (("train", 500), ("test", 200)):
             assert sum(case["models"]["merged"][split]["count"]) == examples
         merged, midpoint = case["models"]["merged"]["test"], case["matched"]["loss"][2]
         assert merged["loss"] == pytest.approx(midpoint, rel=1e-4)

@@ -227,11 +227,11 @@ def _selected(dataset: Dataset, indices: Any) -> Dataset:
 
 
 def _sample(dataset: Dataset, examples: int, seed: int) -> Dataset:
-    """Return so many of the training examples, and a quarter as many of the others."""
+    """Return so many of the training examples, and half as many of the others."""
     rng = np.random.default_rng(seed)
     train, test = (
         require("torch", "torch").from_numpy(np.sort(rng.permutation(len(labels))[:count]))
-        for labels, count in ((dataset.train_y, examples), (dataset.test_y, max(1, examples // 4)))
+        for labels, count in ((dataset.train_y, examples), (dataset.test_y, max(1, examples // 2)))
     )
     return replace(
         dataset,

@@ -94,7 +94,7 @@ class Recipe:
     pool : int
         Images are averaged over squares of so many pixels a side first.
     examples : int or None
-        At most so many training examples, drawn at random, and a quarter as many for testing.
+        At most so many training examples, drawn at random, and half as many for testing.
     snapshots : tuple of int
         Epochs after which the network is kept, besides the last.
     """

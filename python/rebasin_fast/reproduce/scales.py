@@ -1,7 +1,7 @@
 """The recipes that several experiments share, at three sizes: what one of them has trained the others find.
 
 ``smoke`` shows that everything works, in seconds. ``small``, for two cores, has all training data and few epochs for
-the MLPs; narrow convolutional networks on 4,000 of the images, at half their size. ``paper`` is the set-up of the
+the MLPs; narrow convolutional networks on 2,000 of the images, at half their size. ``paper`` is the set-up of the
 paper, for a GPU, on MNIST and Fashion-MNIST (the latter in the place of CIFAR).
 """
 
@@ -27,7 +27,7 @@ _ADAM = Recipe(
     lr=2e-3,
     schedule="warmup_cosine",
     pool=2,
-    examples=4_000,
+    examples=2_000,
 )
 """Adam, not the paper's SGD: that left VGG16 of these widths at chance after some hundred steps."""
 
