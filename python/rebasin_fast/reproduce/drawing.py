@@ -43,9 +43,10 @@ def label(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
     axes.tick_params(labelsize=8)
 
 
-def legend(axes: Any) -> None:
-    """Explain what is drawn."""
-    axes.legend(frameon=False, fontsize=7.5)
+def legend(axes: Any, *, beside: bool = False) -> None:
+    """Explain what is drawn, within the axes or to the right of them."""
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}
+    axes.legend(frameon=False, fontsize=7.5, **place)
 
 
 def from_a_to_b(axes: Any) -> None:
@@ -55,13 +56,15 @@ def from_a_to_b(axes: Any) -> None:
 
 
 def reliability(axes: Any, named: Sequence[tuple[str, dict[str, Any], str]]) -> None:
-    """Draw reliability diagrams: (name, what `rebasin_fast.reproduce.measure.said` returned, colour) for each."""
+    """Draw reliability diagrams: (name, what `rebasin_fast.reproduce.measure.said` returned, colour) for each.
+
+    Bins of fewer than ten examples are left out, as their accuracy is chance.
+    """
     axes.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=(0, (3, 3)))
     for name, found, color in named:
-        bins = [
-            point for point in zip(found["bin_confidence"], found["bin_accuracy"], strict=True) if None not in point
-        ]
+        bins = zip(found["count"], found["bin_confidence"], found["bin_accuracy"], strict=True)
+        full = [(confidence, accuracy) for count, confidence, accuracy in bins if count >= 10]
         shown = f"{name}, ECE {100 * found['ece']:.2f} %"
-        axes.plot(*zip(*bins, strict=True), "o-", ms=3.5, lw=1.2, color=color, label=shown)
+        axes.plot([x for x, _ in full], [y for _, y in full], "o-", ms=3.5, lw=1.2, color=color, label=shown)
     axes.set_xlim(0.0, 1.0)
     axes.set_ylim(0.0, 1.0)

@@ -152,7 +152,7 @@ def _draw(measured: Measured[MergeCase]) -> Any:
         drawing.legend(bars)
         shown = [("seed 1", "#7f7f7f"), (MERGED, drawing.COLORS["weight matching"]), (ENSEMBLE, "#e08a2e")]
         drawing.reliability(diagram, [(name, models[name]["test"], color) for name, color in shown])
-        drawing.label(diagram, "reliability, test data", "confidence", "accuracy")
+        drawing.label(diagram, "reliability, test data (bins of 10 or more)", "confidence", "accuracy")
         drawing.legend(diagram)
     return figure
 

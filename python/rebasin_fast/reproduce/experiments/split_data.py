@@ -85,7 +85,7 @@ def _summarise(measured: Measured[SplitCase]) -> Summary:
 
 
 def _draw(measured: Measured[SplitCase]) -> Any:
-    figure, axes = drawing.grid(len(measured), 2, width=3.6)
+    figure, axes = drawing.grid(len(measured), 2, width=4.2)
     for row, (case, found) in enumerate(measured):
         way, diagram = axes[row]
         for name, color in (("naive", _COLORS["naive average"]), ("matched", _COLORS["merged"])):
@@ -96,8 +96,8 @@ def _draw(measured: Measured[SplitCase]) -> Any:
         drawing.label(way, str(case.recipe), y="test loss")
         drawing.legend(way)
         drawing.reliability(diagram, [(name, found["models"][name]["test"], color) for name, color in _COLORS.items()])
-        drawing.label(diagram, "reliability, test data", "confidence", "accuracy")
-        drawing.legend(diagram)
+        drawing.label(diagram, "reliability, test data\n(bins of 10 or more)", "confidence", "accuracy")
+        drawing.legend(diagram, beside=True)
     return figure
 
 
