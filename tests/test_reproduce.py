@@ -11,6 +11,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -452,6 +453,21 @@ def test_cli_shows_progress_and_tells_what_is_missing_in_one_line(data, tmp_path
     assert (code, stdout, stderr.count("\n")) == (1, "", 1)
     assert "looked in" in stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_committed_results_are_those_of_the_present_settings():
+    folder = Path(__file__).parent.parent / "bench" / "results" / "paper"
+    if not folder.is_dir():
+        pytest.skip("the results are not beside the tests")
+    kept = sorted(folder.glob("*.json"))
+    assert kept
+    for file in kept:
+        content = json.loads(file.read_text())
+        cases = EXPERIMENTS[content["experiment"]].cases["small"]
+        for case, found in zip(cases, content["cases"], strict=True):
+            settings = json.loads(json.dumps(asdict(case)))
+            assert {key: found[key] for key in settings} == settings
+        assert all(file.with_suffix(suffix).is_file() for suffix in (".csv", ".md", ".png", ".svg"))
 
 
 def test_paths_are_taken_as_strings_too(tmp_path):
