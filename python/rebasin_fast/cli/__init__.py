@@ -21,7 +21,7 @@ from rebasin_fast.cli._common import INTERRUPTED, TERMINATED, USAGE, complain
 if TYPE_CHECKING:
     from typer import Typer
 
-_COMMANDS = ("_demo", "_info", "_lap", "_bench", "_spec", "_merging", "_barrier")
+_COMMANDS = ("_demo", "_info", "_lap", "_bench", "_spec", "_merging", "_barrier", "_reproduce")
 
 _EXAMPLES = """\
 [bold]Examples[/bold]
@@ -37,6 +37,8 @@ rebasin-fast barrier a.pt b.pt --arch mlp --data mnist/ --match
 rebasin-fast spec model.pt --arch mlp
 
 rebasin-fast lap cost.npy --out assignment.npy
+
+rebasin-fast reproduce lmc --data path/to/idx --out results
 
 rebasin-fast info
 """
