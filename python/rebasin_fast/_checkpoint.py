@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -51,6 +52,23 @@ def load_parameters(source: ParametersOrFile, name: str) -> Parameters:
     return loaded
 
 
+def load_torch_file(path: Path, name: str) -> object:
+    """Return what a file that torch saved holds, on the CPU; code that it brings is not run.
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened.
+    ValueError
+        The file is broken, or holds more than tensors, numbers, texts and containers of these.
+    ImportError
+        Without torch.
+    """
+    with path.open("rb"):
+        pass
+    return _load(path, name)
+
+
 def _load(path: Path, name: str) -> object:
     torch = require("torch", "torch")
     try:
@@ -61,4 +79,14 @@ def _load(path: Path, name: str) -> object:
     except ImportError:
         raise
     except Exception as error:  # the readers' own kinds, none of which they share
-        raise ValueError(f"{name}: the file {path} cannot be read: {error}") from error
+        raise ValueError(f"{name}: the file {path} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a reader failed. Where code would have to be run, torch explains how to have that: left out here."""
+    text = str(error).strip()
+    if "weights_only" not in text:
+        return text.partition("\n")[0]
+    foreign = re.search(r"GLOBAL ([\w.]+)", text)
+    what = f"it names {foreign[1]}" if foreign else "it holds more than tensors"
+    return f"{what}, and code in a file is never run; expected tensors alone"
