@@ -106,10 +106,11 @@ class Candidates {
     // bound on all others.
     void adopt(std::int32_t i, const std::int32_t* columns, const T* costs, std::int32_t size, double bound) {
         Slot& slot = slots_[i];
+        give_room(slot, size);
         slot.size = size;
         slot.bound = bound;
-        std::copy_n(columns, size, columns_.data() + slot.offset);
-        std::copy_n(costs, size, costs_.data() + slot.offset);
+        std::copy_n(columns, size, columns_.get() + slot.offset);
+        std::copy_n(costs, size, costs_.get() + slot.offset);
         for (std::int64_t k = size; k < filled_up(size); ++k) {
             columns_[static_cast<std::size_t>(slot.offset + k)] = static_cast<std::int32_t>(source_.cols);
             costs_[static_cast<std::size_t>(slot.offset + k)] = T{};
