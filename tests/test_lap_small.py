@@ -11,7 +11,18 @@ from rebasin_fast import _core, linear_sum_assignment, solve_assignment, verify_
 
 SCIPY = scipy.optimize.linear_sum_assignment
 TIES_AS_SCIPY = ((1, 1), (3, 3), (4, 4), (5, 7), (8, 8), (9, 5), (17, 17), (20, 40), (24, 24), (24, 256), (130, 24))
-ANY_OPTIMUM = ((25, 25), (33, 40), (48, 48), (130, 40), (64, 64), (65, 65), (70, 128), (128, 128), (100, 256), (256, 100))
+ANY_OPTIMUM = (
+    (25, 25),
+    (33, 40),
+    (48, 48),
+    (130, 40),
+    (64, 64),
+    (65, 65),
+    (70, 128),
+    (128, 128),
+    (100, 256),
+    (256, 100),
+)
 
 
 @pytest.fixture(params=_core.available_isas())
