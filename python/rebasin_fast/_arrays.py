@@ -20,6 +20,9 @@ Parameters: TypeAlias = Mapping[str, Array]
 
 IndexArray: TypeAlias = npt.NDArray[np.int64]
 
+Index: TypeAlias = Any
+"""An index array in kind: an int64 tensor where what it indexes lies on a device, else an `IndexArray`."""
+
 
 def torch_of(value: object) -> Any | None:
     """Return the torch module when `value` is a torch tensor, else None."""
@@ -49,12 +52,91 @@ def is_finite(array: Array) -> bool:
     return bool(np.isfinite(array).all())
 
 
-def take(array: Array, index: IndexArray, axis: int) -> Array:
+def is_remote(array: Array) -> bool:
+    """Say whether `array` is a tensor that the CPU cannot read where it lies."""
+    return torch_of(array) is not None and array.device.type != "cpu"
+
+
+def readable(array: Array) -> Array:
+    """Return `array` as numpy where that takes no copy between devices, else the tensor itself, without history."""
+    return array.detach() if is_remote(array) else to_numpy(array)
+
+
+def index_beside(index: IndexArray, home: Array | None) -> Index:
+    """Return a copy of `index` that indexes what lies where `home` does: in kind."""
+    own = np.array(index, dtype=np.int64, order="C")  # torch takes neither negative strides nor read-only arrays
+    if home is None or not is_remote(home):
+        return own
+    return array_beside(own, home)
+
+
+def array_beside(array: npt.NDArray[Any], home: Array) -> Array:
+    """Return a numpy array as a tensor on the device of the tensor `home`."""
+    torch: Any = torch_of(home)
+    return torch.from_numpy(np.ascontiguousarray(array)).to(home.device)
+
+
+def positions(size: int, home: Array | None) -> Index:
+    """Return the index array 0, ..., size - 1 of what lies where `home` does."""
+    if home is None or not is_remote(home):
+        return np.arange(size, dtype=np.int64)
+    torch: Any = torch_of(home)
+    return torch.arange(size, device=home.device)
+
+
+def index_of_entries(index: Index, block: int) -> Index:
+    """Return the index array of single entries from that of units that are `block` entries wide; a copy."""
+    torch = torch_of(index)
+    if torch is None:
+        # A copy: torch takes neither negative strides nor read-only arrays.
+        units = np.array(index, dtype=np.int64, order="C")
+        return units if block == 1 else (units[:, None] * block + np.arange(block)).ravel()
+    return (index[:, None] * block + torch.arange(block, device=index.device)).reshape(-1)
+
+
+def index_to_numpy(index: Index) -> IndexArray:
+    """Return a copy of an index array as numpy."""
+    return np.array(to_numpy(index), dtype=np.int64)
+
+
+def moved_positions(old: Index, new: Index) -> Index:
+    """Return the positions at which two index arrays of one kind differ."""
+    if torch_of(old) is None:
+        return np.flatnonzero(old != new)
+    return (old != new).nonzero().flatten()
+
+
+def cells(matrix: Array, columns: Index) -> Array:
+    """Return ``matrix[i, columns[i]]`` for every i, in float64."""
+    if torch_of(matrix) is None:
+        return matrix[np.arange(len(columns)), columns].astype(np.float64)
+    return matrix.gather(1, columns[:, None])[:, 0].double()
+
+
+def total(array: Array) -> Any:
+    """Return the sum in float64: a number, or for a tensor a tensor without axes, which nothing waits for."""
+    torch = torch_of(array)
+    return float(array.sum(dtype=np.float64)) if torch is None else array.sum(dtype=torch.float64)
+
+
+def numbers(*scalars: Any) -> list[float]:
+    """Return what `total` and arithmetic made as numbers, in one transfer where they lie on a device."""
+    torch = next(filter(None, map(torch_of, scalars)), None)
+    if torch is None:
+        return [float(scalar) for scalar in scalars]
+    device = next(scalar.device for scalar in scalars if torch_of(scalar) is not None)
+    joined = [torch.as_tensor(scalar, dtype=torch.float64, device=device) for scalar in scalars]
+    return list(map(float, torch.stack(joined).tolist()))
+
+
+def take(array: Array, index: Index, axis: int) -> Array:
     """Return a new array whose slice k along `axis` is slice ``index[k]`` of `array`; same library, dtype, device."""
     torch = torch_of(array)
     if torch is None:
         return np.take(array, index, axis=axis)
-    return array.detach().index_select(axis, torch.from_numpy(index).to(array.device))
+    if torch_of(index) is None:
+        index = torch.from_numpy(index)
+    return array.detach().index_select(axis, index.to(array.device))
 
 
 def take_along(array: Array, index: IndexArray, axes: Sequence[int]) -> Array:
@@ -140,6 +222,22 @@ def zero_matrix(size: int, like: Array, dtype: str) -> Array:
     if torch is None:
         return np.zeros((size, size), dtype=dtype)
     return torch.zeros((size, size), dtype=getattr(torch, dtype), device=like.device)
+
+
+def filled_matrix(size: int, value: float, home: Array | None) -> Array:
+    """Return a (size, size) matrix of float32, all cells of one value, where `home` lies (None: as numpy)."""
+    if home is None or not is_remote(home):
+        return np.full((size, size), value, dtype=np.float32)
+    torch: Any = torch_of(home)
+    return torch.full((size, size), value, dtype=torch.float32, device=home.device)
+
+
+def add_to_cells(matrix: Array, columns: Index, value: float) -> None:
+    """Add `value` to ``matrix[i, columns[i]]`` for every i, in place."""
+    if torch_of(matrix) is None:
+        matrix[np.arange(len(columns)), columns] += np.float32(value)
+    else:
+        matrix.scatter_add_(1, columns[:, None], matrix.new_full((len(columns), 1), value))
 
 
 def join_columns(panels: Sequence[Array]) -> Array:
@@ -228,6 +326,11 @@ def inner(a: Array, b: Array) -> float:
     if torch_of(a) is not None:
         return float(a.reshape(-1).double().dot(b.reshape(-1).double()))
     return float(np.dot(a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)))
+
+
+def inner_total(a: Array, b: Array) -> Any:
+    """Return the inner product of `inner`; of tensors on a device as `total` does, so that nothing waits for it."""
+    return a.reshape(-1).double().dot(b.reshape(-1).double()) if is_remote(a) else inner(a, b)
 
 
 def summed(array: Array, axis: int, dtype: str) -> Array:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rebasin_fast._arrays import Array, IndexArray, add_product, cast, join_columns, narrow, reorder_axes, summed, take
+from rebasin_fast._arrays import Array, Index, add_product, cast, join_columns, narrow, reorder_axes, summed, take
 from rebasin_fast.cost import MatchedArray, MatchedPair
 from rebasin_fast.permute import Permutation
 
@@ -100,9 +100,9 @@ class Term:
         self,
         total: Array,
         axis: int,
-        units: IndexArray,
-        old: IndexArray,
-        new: IndexArray,
+        units: Index,
+        old: Index,
+        new: Index,
         others: Permutation,
         precision: Precision,
     ) -> None:
@@ -119,21 +119,21 @@ class Term:
             add_product(total, cast(a, precision.factors), cast(change, precision.factors))
             del a, change  # before the next panels are gathered
 
-    def _gathered_b(self, axis: int, start: int, stop: int, indices: dict[int, IndexArray]) -> Array:
+    def _gathered_b(self, axis: int, start: int, stop: int, indices: dict[int, Index]) -> Array:
         fixed = [(other, index) for other, index in indices.items() if other != axis]
         if axis in indices:
             return self._b_panel(indices[axis][start:stop], axis, fixed, None)
         b = self.b if axis == self.own else narrow(self.b, axis, start, stop)
         return self._panel(b, axis)
 
-    def _b_panel(self, index: IndexArray, axis: int, fixed: list[tuple[int, IndexArray]], dtype: str | None) -> Array:
+    def _b_panel(self, index: Index, axis: int, fixed: list[tuple[int, Index]], dtype: str | None) -> Array:
         b = self.b
         for other, permuted in fixed:  # three groups on one array: rare, and not worth chunks of its own
             b = take(b, permuted, other)
         panel = self._panel(self._taken(b, axis, index), axis)
         return panel if dtype is None else cast(panel, dtype)
 
-    def _taken(self, array: Array, axis: int, index: IndexArray) -> Array:
+    def _taken(self, array: Array, axis: int, index: Index) -> Array:
         """Return the entries `index` of `axis`, laid out as `_panel` wants them: gather and reordering in one copy."""
         if self.own == 0:
             return take(array, index, axis)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, IndexArray, Parameters, copy, memory_key, take, take_along
+from ._arrays import Array, IndexArray, Parameters, copy, index_of_entries, memory_key, take, take_along
 from .layout import Axis, Layout, entries, wanted
 from .spec import PermutationSpec
 
@@ -281,7 +281,7 @@ def _moved(spec: PermutationSpec, array: Array, axes: tuple[Layout | None, ...],
         if axis is None:
             continue
         if isinstance(axis, Axis) and not spec.blocks:
-            moved = take(moved, entries_of_units(permutation[axis.group], axis.block), i)
+            moved = take(moved, index_of_entries(permutation[axis.group], axis.block), i)
             continue
         parents = _wanted(spec, axis)
         found = entries(axis, spec.structure, permutation, {parent: told[parent][1] for parent in parents})
@@ -296,13 +296,6 @@ def _moved(spec: PermutationSpec, array: Array, axes: tuple[Layout | None, ...],
 def permuted(spec: PermutationSpec, permutation: Permutation, param: str, array: Array) -> Array:
     """Return a copy of one parameter's array as `apply_permutation` would have it; nothing is checked."""
     return _moved(spec, array, spec.axes[param], permutation)
-
-
-def entries_of_units(index: IndexArray, block: int) -> IndexArray:
-    """Return the indices of single entries from indices of units that are `block` entries wide."""
-    # A copy: torch takes neither negative strides nor read-only arrays.
-    units = np.array(index, dtype=np.int64, order="C")
-    return units if block == 1 else (units[:, None] * block + np.arange(block)).ravel()
 
 
 def _inverse(index: IndexArray) -> IndexArray:
