@@ -8,16 +8,22 @@ the place of the solver for devices, which is tested by itself.
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
+import numpy as np
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import rebasin_fast
 from rebasin_fast import _assign, cuda, lap
 
 DEVICE = torch.device("cuda:0")
+_STREAM = 7
 
 _SCALARS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default}
 _MIXED = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
@@ -54,24 +60,64 @@ class FakeTensor(torch.Tensor):
 
 
 @dataclass
-class FakeDevice(TorchDispatchMode):
-    """Runs what is asked of fake tensors; `to_host` and `to_device` hold the elements of every transfer."""
+class Transfers(TorchDispatchMode):
+    """Watches a real device; `to_host` and `to_device` hold the elements of every transfer."""
 
     to_host: list[int] = field(default_factory=list)
     to_device: list[int] = field(default_factory=list)
-    solved: list[tuple[int, ...]] = field(default_factory=list)
 
     def __post_init__(self):
         super().__init__()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self._count(function, args, _stays(args, kwargs))
+        return function(*args, **kwargs)
+
+    def _count(self, function, args, stays):
+        there = [_on_device(leaf) for leaf in args]
+        if function in _SCALARS and there[0]:
+            self.to_host.append(1)
+        elif function is torch.ops.aten.copy_.default and there[0] != there[1]:
+            (self.to_device if there[0] else self.to_host).append(args[1].numel())
+        elif function is torch.ops.aten._to_copy.default and stays != there[0]:
+            (self.to_device if stays else self.to_host).append(args[0].numel())
+
+    def put(self, state):
+        """Return a state dict on the device; names that are one tensor stay one."""
+        done = {}
+        return {name: done.setdefault(id(tensor), self.tensor(tensor)) for name, tensor in state.items()}
+
+    def tensor(self, tensor):
+        """Return a tensor on the device."""
+        with _unwatched():
+            return tensor.to(DEVICE)
+
+    def back(self, state):
+        """Return a state dict on the CPU; names that are one tensor stay one."""
+        done = {}
+        with _unwatched():
+            return {name: done.setdefault(id(tensor), self._cpu(tensor)) for name, tensor in state.items()}
+
+    def _cpu(self, tensor):
+        return tensor.cpu()
+
+
+class FakeDevice(Transfers):
+    """Runs what is asked of fake tensors, on the memory under them; `packed` counts calls of the extension's kernel."""
+
+    packed = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        stays = _stays(args, kwargs)
+        self._count(function, args, stays)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         fakes = [tensor for tensor in tensors if isinstance(tensor, FakeTensor)]
-        wanted = kwargs.get("device")
-        stays = bool(fakes) if wanted is None else torch.device(wanted).type == "cuda"
-        self._count(function, args, tensors, fakes, stays)
-        if wanted is not None:
+        on_host = [tensor for tensor in tensors if not isinstance(tensor, FakeTensor) and tensor.ndim]
+        if fakes and on_host and function not in _MIXED:
+            raise RuntimeError(f"{function}: expected all tensors to be on the same device")
+        if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")
         found = function(*tree_map(_under, args), **tree_map(_under, kwargs))
         same = {id(fake.under): fake for fake in fakes}  # an operation in place returns the tensor itself
@@ -83,32 +129,67 @@ class FakeDevice(TorchDispatchMode):
 
         return tree_map(placed, found)
 
-    def _count(self, function, args, tensors, fakes, stays):
-        if function in _SCALARS and fakes:
-            self.to_host.append(1)
-        elif function is torch.ops.aten.copy_.default and len(fakes) == 1:
-            (self.to_device if isinstance(args[0], FakeTensor) else self.to_host).append(args[1].numel())
-        elif function is torch.ops.aten._to_copy.default and stays != bool(fakes):
-            (self.to_device if stays else self.to_host).append(args[0].numel())
-        on_host = [tensor for tensor in tensors if not isinstance(tensor, FakeTensor) and tensor.ndim]
-        if fakes and on_host and function not in _MIXED:
-            raise RuntimeError(f"{function}: expected all tensors to be on the same device")
+    def tensor(self, tensor):
+        return FakeTensor(tensor)
 
-    def put(self, state):
-        """Return a state dict on the device; names that are one tensor stay one."""
-        done = {}
-        return {name: done.setdefault(id(tensor), FakeTensor(tensor)) for name, tensor in state.items()}
+    def _cpu(self, tensor):
+        return tensor.under
 
     def solve_assignment(self, cost, maximize=False, *, duals=None):
         """Stand in for the solver on the device: what it is given and returns lies there."""
-        assert isinstance(cost, FakeTensor)
+        if not isinstance(cost, FakeTensor):
+            return lap.solve_assignment(cost, maximize, duals=duals)
         assert duals is None or isinstance(duals, FakeTensor)
-        self.solved.append(tuple(cost.shape))
         with _unwatched():
             under = None if duals is None else duals.under.numpy()
             found = lap.solve_assignment(cost.under.numpy(), maximize, duals=under)
             arrays = ("row_ind", "col_ind", "row_duals", "col_duals")
             return replace(found, **{name: FakeTensor(torch.from_numpy(getattr(found, name))) for name in arrays})
+
+
+    def pack(self, pointer, dtype, strides, indices, before, to, to_dtype, shape, device, stream):
+        """Stand in for the extension's kernel: written down from what its header says, address by address."""
+        assert (device, stream) == (0, _STREAM)
+        self.packed += 1
+        with _unwatched():
+            lists = [None if at is None else _memory(at, "int64", [n], [1]) for at, n in zip(indices, shape, strict=True)]
+            found = _gathered(pointer, dtype, strides, lists, shape)
+            wide = torch.float64 if "float64" in (dtype, to_dtype) else torch.float32
+            found = found.to(wide)
+            if before is not None:
+                axis, at = before
+                lists[axis] = _memory(at, "int64", [shape[axis]], [1])
+                found -= _gathered(pointer, dtype, strides, lists, shape)
+            contiguous = [int(np.prod(shape[k + 1 :])) for k in range(len(shape))]
+            _memory(to, to_dtype, shape, contiguous).copy_(found)
+
+
+def _gathered(pointer, dtype, strides, lists, shape):
+    extents = [n if index is None else int(index.max()) + 1 for index, n in zip(lists, shape, strict=True)]
+    array = _memory(pointer, dtype, extents, strides)
+    for axis, index in enumerate(lists):
+        array = array if index is None else array.index_select(axis, index)
+    return array
+
+
+def _memory(pointer, dtype, shape, strides):
+    """Return the tensor that lies at an address."""
+    elements = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    size = getattr(torch, dtype).itemsize
+    raw = (ctypes.c_uint8 * (elements * size)).from_address(pointer)
+    return torch.frombuffer(raw, dtype=getattr(torch, dtype)).as_strided(shape, strides)
+
+
+def _on_device(value):
+    return isinstance(value, torch.Tensor) and value.device == DEVICE
+
+
+def _stays(args, kwargs):
+    """Say whether the results of an operation lie on the device (which torch's core takes for "meta")."""
+    wanted = kwargs.get("device")
+    if wanted is None:
+        return any(map(_on_device, tree_leaves((args, kwargs))))
+    return torch.device(wanted).type != "cpu"
 
 
 def _under(value):
@@ -122,11 +203,13 @@ def _unwatched():
 
 
 @contextmanager
-def fake_device(monkeypatch):
+def fake_device():
     """Make ``cuda:0`` something to compute on, with a solver of assignment problems; yield the `FakeDevice`."""
     device = FakeDevice()
-    with monkeypatch.context() as patch, device:
+    with pytest.MonkeyPatch.context() as patch, device:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)  # torch without CUDA would refuse the device's name
         patch.setattr(cuda, "is_available", lambda: True)
         patch.setattr(_assign, "solve_assignment", device.solve_assignment)
+        patch.setattr(rebasin_fast, "_cuda", SimpleNamespace(pack=device.pack), raising=False)
+        patch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=_STREAM))
         yield device

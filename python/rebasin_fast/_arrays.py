@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -204,6 +205,37 @@ def cast(array: Array, dtype: str) -> Array:
     """Return `array` with elements of `dtype`, without a copy where it has them already."""
     torch = torch_of(array)
     return array.astype(dtype, copy=False) if torch is None else array.to(getattr(torch, dtype))
+
+
+def dtype_name(array: Array) -> str:
+    """Return the name of the elements' type, the same in both libraries."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def new_beside(array: Array, shape: Sequence[int], dtype: str) -> Array:
+    """Return an uninitialised tensor on the device of the tensor `array`."""
+    torch: Any = torch_of(array)
+    return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=array.device)
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """A tensor as the CUDA extension sees it: an address, in elements of `dtype`, and the stream to work on."""
+
+    pointer: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    device: int
+    stream: int
+
+
+def device_memory(array: Array) -> DeviceMemory:
+    """Describe a tensor on a CUDA device; the stream is the caller's current one there."""
+    torch: Any = torch_of(array)
+    device = array.device.index
+    stream = torch.cuda.current_stream(array.device).cuda_stream
+    return DeviceMemory(array.data_ptr(), dtype_name(array), tuple(array.shape), tuple(array.stride()), device, stream)
 
 
 def narrow(array: Array, axis: int, start: int, stop: int) -> Array:
