@@ -1,0 +1,412 @@
+#include "tests/cuda_emulation/machine.hpp"
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define REBASIN_FAST_FIBERS_UNDER_ASAN
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace rebasin_fast::emulation {
+namespace {
+
+constexpr std::size_t kStackBytes = std::size_t{128} << 10;
+constexpr unsigned char kRubbish = 0xA7;
+
+struct Block;
+
+struct Fiber {
+    enum class State { ready, at_barrier, in_warp, done };
+
+    Here here;
+    Block* block = nullptr;
+    int warp = 0, lane = 0;
+    State state = State::ready;
+    Site site{"", 0};
+
+    // What it brings to an operation of its warp, and what it takes away.
+    std::uint32_t mask = 0;
+    std::uint64_t value = 0;
+    int source = 0;
+    Exchanged result{};
+
+    bool started = false;
+    ucontext_t entry;
+    jmp_buf resume;
+    unsigned char* stack = nullptr;
+    void* fake_stack = nullptr;  // AddressSanitizer's
+};
+
+struct Block {
+    std::vector<std::unique_ptr<Fiber>> fibers;
+    std::map<const void*, std::unique_ptr<unsigned char[]>> memory;
+    std::size_t shared_bytes = 0, dynamic_bytes = 0;
+    int running = 0;  // fibers that have not returned
+};
+
+class Machine {
+  public:
+    Machine(dim3 grid, dim3 block, std::size_t dynamic_bytes, const std::function<void()>& body)
+        : grid_(grid), block_(block), dynamic_bytes_(dynamic_bytes), body_(body), random_(settings().seed) {}
+
+    void run();
+
+    Fiber& current() { return *current_; }
+    void wait(Fiber::State state, Site site);
+    void yield();
+    bool draw(unsigned one_in) { return random_() % one_in == 0; }
+    void* shared(const void* key, std::size_t bytes);
+    [[noreturn]] void finish_current();
+    const std::function<void()>& body() const { return body_; }
+    void arrived_on_fiber();
+    void fail(const std::string& why) { failure_ = why; }
+    void leave_if_failed();
+
+  private:
+    void start_block(unsigned index);
+    std::size_t pick();
+    void resume(Fiber* fiber);
+    void leave(bool for_good);
+    void release_barrier(Block* block);
+    void release_warp(Fiber* last);
+    void retire_finished();
+    std::string stuck() const;
+
+    const dim3 grid_, block_;
+    const std::size_t dynamic_bytes_;
+    const std::function<void()>& body_;
+    std::minstd_rand random_;
+    std::vector<std::unique_ptr<Block>> blocks_;  // at work
+    std::vector<Fiber*> ready_;
+    Fiber* current_ = nullptr;
+    Fiber* last_ = nullptr;  // that ran; of a block at work
+    std::string failure_;
+
+    jmp_buf scheduler_;
+    void* fake_stack_ = nullptr;
+    const void* scheduler_stack_ = nullptr;
+    std::size_t scheduler_stack_bytes_ = 0;
+};
+
+Machine* machine = nullptr;
+
+// Stacks are kept from one launch to the next.
+std::vector<std::unique_ptr<unsigned char[]>>& stacks() {
+    static std::vector<std::unique_ptr<unsigned char[]>> all;
+    return all;
+}
+
+unsigned char* take_stack() {
+    if (stacks().empty()) return new unsigned char[kStackBytes];
+    unsigned char* stack = stacks().back().release();
+    stacks().pop_back();
+    return stack;
+}
+
+void fiber_main() {
+    machine->arrived_on_fiber();
+    machine->body()();
+    machine->finish_current();
+}
+
+std::string name_of(const dim3& x) {
+    return "(" + std::to_string(x.x) + ", " + std::to_string(x.y) + ", " + std::to_string(x.z) + ")";
+}
+
+std::string name_of(Site site) {
+    return std::string(site.file) + ":" + std::to_string(site.line);
+}
+
+void Machine::start_block(unsigned index) {
+    auto block = std::make_unique<Block>();
+    const unsigned threads = block_.x * block_.y * block_.z;
+    block->dynamic_bytes = dynamic_bytes_;
+    for (unsigned t = 0; t < threads; ++t) {
+        auto fiber = std::make_unique<Fiber>();
+        fiber->here.thread = dim3(t % block_.x, t / block_.x % block_.y, t / (block_.x * block_.y));
+        fiber->here.block = dim3(index % grid_.x, index / grid_.x % grid_.y, index / (grid_.x * grid_.y));
+        fiber->here.block_size = block_;
+        fiber->here.grid_size = grid_;
+        fiber->block = block.get();
+        fiber->warp = static_cast<int>(t) / kWarp;
+        fiber->lane = static_cast<int>(t) % kWarp;
+        fiber->stack = take_stack();
+        ready_.push_back(fiber.get());
+        block->fibers.push_back(std::move(fiber));
+    }
+    block->running = static_cast<int>(threads);
+    blocks_.push_back(std::move(block));
+}
+
+void Machine::run() {
+    const unsigned blocks = grid_.x * grid_.y * grid_.z;
+    std::vector<unsigned> order(blocks);
+    for (unsigned b = 0; b < blocks; ++b) order[b] = b;
+    std::shuffle(order.begin(), order.end(), random_);
+    for (unsigned next = 0; next < blocks || !blocks_.empty();) {
+        while (next < blocks && static_cast<int>(blocks_.size()) < settings().blocks_together)
+            start_block(order[next++]);
+        while (!ready_.empty() && failure_.empty()) {
+            std::swap(ready_[pick()], ready_.back());
+            Fiber* fiber = ready_.back();
+            ready_.pop_back();
+            resume(fiber);
+            if (fiber->block->running == 0) break;  // the next block may begin
+        }
+        if (failure_.empty() && ready_.empty() &&
+            std::any_of(blocks_.begin(), blocks_.end(), [](const auto& b) { return b->running > 0; }))
+            failure_ = stuck();
+        if (!failure_.empty()) {
+            // What lies on the stacks of the fibers that are left is trivial: kernels own nothing.
+            for (const auto& block : blocks_) block->running = 0;
+        }
+        retire_finished();
+        if (!failure_.empty()) throw Broken(failure_);
+    }
+}
+
+// In half of all launches a warp that runs goes on running, mostly, and so gets far ahead of the others. In
+// the other half anybody may be next.
+std::size_t Machine::pick() {
+    constexpr std::size_t look_through = 4 * kWarp;
+    const std::size_t count = ready_.size();
+    if (settings().seed % 2 == 0 && last_ != nullptr && !draw(64))
+        for (std::size_t k = count; k-- > (count > look_through ? count - look_through : 0);)
+            if (ready_[k]->warp == last_->warp && ready_[k]->block == last_->block) return k;
+    return random_() % count;
+}
+
+void Machine::retire_finished() {
+    last_ = nullptr;
+    blocks_.erase(std::remove_if(blocks_.begin(), blocks_.end(),
+                                 [](const auto& block) {
+                                     if (block->running > 0) return false;
+                                     for (const auto& fiber : block->fibers)
+                                         stacks().emplace_back(fiber->stack);
+                                     return true;
+                                 }),
+                  blocks_.end());
+}
+
+std::string Machine::stuck() const {
+    for (const auto& block : blocks_)
+        for (const auto& fiber : block->fibers)
+            if (fiber->state == Fiber::State::at_barrier || fiber->state == Fiber::State::in_warp)
+                return "deadlock: thread " + name_of(fiber->here.thread) + " of block " +
+                       name_of(fiber->here.block) + " waits for ever at " + name_of(fiber->site);
+    return "deadlock";
+}
+
+// The first entry is by ucontext, which makes the stack; later ones by setjmp, which spares two system calls.
+void Machine::resume(Fiber* fiber) {
+    current_ = last_ = fiber;
+    if (_setjmp(scheduler_) == 0) {
+#ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
+        __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack, kStackBytes);
+#endif
+        if (fiber->started) _longjmp(fiber->resume, 1);
+        fiber->started = true;
+        getcontext(&fiber->entry);
+        fiber->entry.uc_stack.ss_sp = fiber->stack;
+        fiber->entry.uc_stack.ss_size = kStackBytes;
+        fiber->entry.uc_link = nullptr;
+        makecontext(&fiber->entry, fiber_main, 0);
+        setcontext(&fiber->entry);
+    }
+#ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
+    __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);
+#endif
+    current_ = nullptr;
+}
+
+void Machine::arrived_on_fiber() {
+#ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
+    __sanitizer_finish_switch_fiber(current_->fake_stack, &scheduler_stack_, &scheduler_stack_bytes_);
+#endif
+}
+
+void Machine::leave(bool for_good) {
+#ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &current_->fake_stack, scheduler_stack_,
+                                   scheduler_stack_bytes_);
+#endif
+    if (for_good || _setjmp(current_->resume) == 0) _longjmp(scheduler_, 1);
+    arrived_on_fiber();
+}
+
+void Machine::finish_current() {
+    Block* block = current_->block;
+    current_->state = Fiber::State::done;
+    --block->running;
+    release_barrier(block);
+    release_warp(current_);
+    leave(true);
+    std::abort();
+}
+
+// Nothing that owns anything may be alive on the fiber's stack here.
+void Machine::leave_if_failed() {
+    if (!failure_.empty()) leave(true);
+}
+
+void Machine::yield() {
+    ready_.push_back(current_);
+    leave(false);
+}
+
+void Machine::wait(Fiber::State state, Site site) {
+    current_->state = state;
+    current_->site = site;
+    if (state == Fiber::State::at_barrier)
+        release_barrier(current_->block);
+    else
+        release_warp(current_);
+    leave_if_failed();
+    leave(false);
+}
+
+void Machine::release_barrier(Block* block) {
+    Site site{nullptr, 0};
+    for (const auto& fiber : block->fibers) {
+        if (fiber->state == Fiber::State::done) continue;
+        if (fiber->state != Fiber::State::at_barrier) return;
+        if (site.file == nullptr) site = fiber->site;
+        if (site.line != fiber->site.line || std::strcmp(site.file, fiber->site.file) != 0) {
+            failure_ = "threads of one block are at different barriers, " + name_of(site) + " and " +
+                       name_of(fiber->site);
+            return;
+        }
+    }
+    for (const auto& fiber : block->fibers)
+        if (fiber->state == Fiber::State::at_barrier) {
+            fiber->state = Fiber::State::ready;
+            ready_.push_back(fiber.get());
+        }
+}
+
+// Lets those go on whose whole mask has come. A lane that has returned is not waited for, as on a device.
+void Machine::release_warp(Fiber* last) {
+    const auto& fibers = last->block->fibers;
+    const std::size_t first = static_cast<std::size_t>(last->warp) * kWarp;
+    const std::size_t end = std::min(first + kWarp, fibers.size());
+    std::uint32_t waiting = 0, masks[kWarp] = {}, alive = 0;
+    for (std::size_t t = first; t < end; ++t) {
+        if (fibers[t]->state != Fiber::State::done) alive |= std::uint32_t{1} << (t - first);
+        if (fibers[t]->state == Fiber::State::in_warp) waiting |= std::uint32_t{1} << (t - first);
+        masks[t - first] = fibers[t]->mask;
+    }
+    for (std::size_t t = first; t < end; ++t) {
+        const std::uint32_t members = masks[t - first] & alive;
+        if (fibers[t]->state != Fiber::State::in_warp || (members & ~waiting) != 0) continue;
+        std::uint32_t nonzero = 0;
+        for (std::size_t other = first; other < end; ++other) {
+            if (!(members >> (other - first) & 1)) continue;
+            const Fiber& there = *fibers[other];
+            if (there.mask != fibers[t]->mask || there.site.line != fibers[t]->site.line ||
+                std::strcmp(there.site.file, fibers[t]->site.file) != 0) {
+                failure_ = "lanes of one mask are at different operations of their warp, " +
+                           name_of(fibers[t]->site) + " and " + name_of(there.site);
+                return;
+            }
+            nonzero |= std::uint32_t{there.value != 0} << (other - first);
+        }
+        for (std::size_t other = first; other < end; ++other) {
+            if (!(members >> (other - first) & 1)) continue;
+            Fiber& there = *fibers[other];
+            if (!(members >> there.source & 1)) {
+                failure_ = "lane " + std::to_string(there.lane) + " reads from lane " +
+                           std::to_string(there.source) + ", which takes no part, at " + name_of(there.site);
+                return;
+            }
+            there.result = {fibers[first + static_cast<std::size_t>(there.source)]->value, nonzero};
+        }
+        for (std::size_t other = first; other < end; ++other)
+            if (members >> (other - first) & 1) {
+                fibers[other]->state = Fiber::State::ready;
+                ready_.push_back(fibers[other].get());
+            }
+        return;
+    }
+}
+
+void* Machine::shared(const void* key, std::size_t bytes) {
+    Block& block = *current_->block;
+    auto& memory = block.memory[key];
+    if (memory == nullptr) {
+        if (key == nullptr) bytes = block.dynamic_bytes;
+        block.shared_bytes += bytes;
+        if (block.shared_bytes > settings().shared_limit)
+            fail("a block asks for more shared memory than " + std::to_string(settings().shared_limit) +
+                 " bytes");
+        leave_if_failed();
+        memory.reset(new unsigned char[std::max<std::size_t>(bytes, 1)]);
+        std::memset(memory.get(), kRubbish, bytes);
+    }
+    return memory.get();
+}
+
+}  // namespace
+
+Settings& settings() {
+    static Settings all;
+    return all;
+}
+
+const Here& here() {
+    return machine->current().here;
+}
+
+void run(dim3 grid, dim3 block, std::size_t dynamic_bytes, const std::function<void()>& body) {
+    const unsigned threads = block.x * block.y * block.z;
+    if (threads == 0 || threads > 1024 || grid.x * grid.y * grid.z == 0 || grid.y > 65535 || grid.z > 65535)
+        throw Broken("a launch of " + name_of(grid) + " blocks of " + name_of(block) + " threads is invalid");
+    if (dynamic_bytes > settings().shared_limit)
+        throw Broken("a launch with " + std::to_string(dynamic_bytes) + " bytes of shared memory");
+    ++settings().seed;
+    Machine here(grid, block, dynamic_bytes, body);
+    machine = &here;
+    try {
+        here.run();
+    } catch (...) {
+        machine = nullptr;
+        throw;
+    }
+    machine = nullptr;
+}
+
+void* shared(const void* key, std::size_t bytes) {
+    return machine->shared(key, bytes);
+}
+
+void barrier(Site site) {
+    machine->wait(Fiber::State::at_barrier, site);
+}
+
+void perhaps_yield() {
+    constexpr unsigned one_in = 8;
+    if (machine->draw(one_in)) machine->yield();
+}
+
+Exchanged exchange(std::uint32_t mask, std::uint64_t value, int source, Site site) {
+    Fiber& fiber = machine->current();
+    if (!(mask >> fiber.lane & 1))
+        machine->fail("lane " + std::to_string(fiber.lane) + " is not in the mask it gives, at " +
+                      name_of(site));
+    machine->leave_if_failed();
+    fiber.mask = mask;
+    fiber.value = value;
+    fiber.source = source;
+    machine->wait(Fiber::State::in_warp, site);
+    return machine->current().result;
+}
+
+}  // namespace rebasin_fast::emulation
