@@ -146,13 +146,12 @@ class FakeDevice(Transfers):
             arrays = ("row_ind", "col_ind", "row_duals", "col_duals")
             return replace(found, **{name: FakeTensor(torch.from_numpy(getattr(found, name))) for name in arrays})
 
-
     def pack(self, pointer, dtype, strides, indices, before, to, to_dtype, shape, device, stream):
         """Stand in for the extension's kernel: written down from what its header says, address by address."""
         assert (device, stream) == (0, _STREAM)
         self.packed += 1
         with _unwatched():
-            lists = [None if at is None else _memory(at, "int64", [n], [1]) for at, n in zip(indices, shape, strict=True)]
+            lists = [at and _memory(at, "int64", [n], [1]) for at, n in zip(indices, shape, strict=True)]
             found = _gathered(pointer, dtype, strides, lists, shape)
             wide = torch.float64 if "float64" in (dtype, to_dtype) else torch.float32
             found = found.to(wide)

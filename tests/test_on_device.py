@@ -166,9 +166,7 @@ def test_activation_matching(device, similarity):
     batches = [torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     want = activation_matching(spec, model, a, b, batches, similarity=similarity, prove=False)
     there = [device.tensor(batch) for batch in batches]
-    found = activation_matching(
-        spec, model, device.put(a), device.put(b), there, similarity=similarity, prove=False
-    )
+    found = activation_matching(spec, model, device.put(a), device.put(b), there, similarity=similarity, prove=False)
     assert same(found.permutation, want.permutation)
     assert found.objective == pytest.approx(want.objective)
     assert only_answers_travelled(device, spec, a)
@@ -197,9 +195,7 @@ def test_straight_through(device, network, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_merge_many(device, dtype):
-    models = [
-        {name: t.to(dtype) if name != "count" else t for name, t in tangled(seed).items()} for seed in range(3)
-    ]
+    models = [{name: t.to(dtype) if name != "count" else t for name, t in tangled(seed).items()} for seed in range(3)]
     want = merge_many(TANGLED, models)
     found = merge_many(TANGLED, [device.put(model) for model in models])
     assert all(same(*each) for each in zip(found.permutations, want.permutations, strict=True))

@@ -1,6 +1,7 @@
 // The CUDA extension as Python sees it. Imported lazily, and only where a build found nvcc.
 #include <pybind11/pybind11.h>
 
+#include "bindings/register_cuda.hpp"
 #include "cuda/device_query.hpp"
 
 namespace py = pybind11;
@@ -27,4 +28,5 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     module.doc() = "CUDA side of rebasin_fast. Private: use rebasin_fast.cuda.";
     module.attr("RUNTIME_VERSION") = rebasin_fast::cuda::runtime_version();
     module.def("device_query", &device_query);
+    rebasin_fast::register_pack(module);
 }

@@ -1,5 +1,18 @@
+from collections.abc import Sequence
 from typing import Any
 
 RUNTIME_VERSION: int
 
 def device_query() -> tuple[list[dict[str, Any]], str]: ...
+def pack(
+    source: int,
+    dtype: str,
+    strides: Sequence[int],
+    indices: Sequence[int | None],
+    before: tuple[int, int] | None,
+    panel: int,
+    panel_dtype: str,
+    shape: Sequence[int],
+    device: int,
+    stream: int,
+) -> None: ...

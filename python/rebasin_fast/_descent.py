@@ -146,9 +146,7 @@ def improved(similarity: Array, old: Index, new: Index, rtol: float) -> tuple[In
     return (None, 0.0) if gain <= rtol * scale else (new, gain)
 
 
-def propagated(
-    cache: CostCache, solver: Solver, sizes: dict[str, int], progress: Progress | None
-) -> dict[str, Index]:
+def propagated(cache: CostCache, solver: Solver, sizes: dict[str, int], progress: Progress | None) -> dict[str, Index]:
     """Return the start that is solved outward from the fixed axes, group by group.
 
     Each group is solved once, on the terms whose other axes are settled already: fixed ones, and groups solved

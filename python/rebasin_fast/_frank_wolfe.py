@@ -10,7 +10,6 @@ matrices: those come out of the cache, brought up to date by changed columns, an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
 from typing import Any
 
 from rebasin_fast._arrays import Array, Index, add_to_cells, blend, cells, copy, filled_matrix, numbers, readable, total
@@ -92,7 +91,9 @@ class FrankWolfe:
                 self.progress("weight matching, Frank-Wolfe", self.steps, self.max_steps)
         self._gradient.clear()
         rounding = Solver()  # the duals of a rounding say nothing about costs
-        return {group: rounding.best(group, point.dense(group, size, self.cache.home)) for group, size in self.sizes.items()}
+        return {
+            group: rounding.best(group, point.dense(group, size, self.cache.home)) for group, size in self.sizes.items()
+        }
 
     def _step(self, point: _Combination) -> None:
         """Move towards the vertex that the gradient favours most, exactly as far as the objective rises."""

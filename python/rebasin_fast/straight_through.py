@@ -202,9 +202,7 @@ def straight_through(
         len(search.losses), search.changes, search.projection_seconds, time.perf_counter() - began
     )
     best = {group: index_to_numpy(index) for group, index in search.best.items()}
-    return StraightThrough(
-        best, search.best_loss, search.best_step, tuple(search.losses), tuple(validated), stats
-    )
+    return StraightThrough(best, search.best_loss, search.best_step, tuple(search.losses), tuple(validated), stats)
 
 
 @dataclass

@@ -198,7 +198,7 @@ class WeightMatcher:
         return self._in_kind({group: init[group] for group in self._pair.sizes})
 
     def _in_kind(self, permutation: Permutation) -> dict[str, Index]:
-        """Return arrays of their own, where the networks lie: cost matrices are kept with the permutations they have."""
+        """Return copies, where the networks lie: cost matrices are kept with the permutations they were made at."""
         return {group: index_beside(index, self._pair.home) for group, index in permutation.items()}
 
     def _descended(
