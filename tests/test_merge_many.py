@@ -206,10 +206,10 @@ def test_files_are_held_one_at_a_time(tmp_path, monkeypatch):
     merge_module = sys.modules["rebasin_fast.merge_many"]  # the function hides it
     load = merge_module.load_parameters
 
-    def watched(source, name):
+    def watched(source, name, **options):
         nonlocal most
         most = max(most, len(alive))
-        params = load(source, name)
+        params = load(source, name, **options)
         alive.add(params["layer0.weight"])
         return params
 

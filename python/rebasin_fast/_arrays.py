@@ -5,8 +5,9 @@ torch is never imported here; a tensor can only reach us if its library is alrea
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -363,6 +364,38 @@ def inner(a: Array, b: Array) -> float:
 def inner_total(a: Array, b: Array) -> Any:
     """Return the inner product of `inner`; of tensors on a device as `total` does, so that nothing waits for it."""
     return a.reshape(-1).double().dot(b.reshape(-1).double()) if is_remote(a) else inner(a, b)
+
+
+_PART = 1 << 18
+_PART_REMOTE = 1 << 24
+
+
+def parts(array: Array) -> Iterator[tuple[int, int]]:
+    """Yield ranges of the first axis so short that a copy of one hardly counts beside a large array."""
+    width = max(1, math.prod(array.shape[1:]))
+    step = max(1, (_PART_REMOTE if is_remote(array) else _PART) // width)
+    for start in range(0, int(array.shape[0]), step):
+        yield start, min(start + step, int(array.shape[0]))
+
+
+def squared_norm(array: Array) -> float:
+    """Return the sum of squares in float64; a narrower array is widened a part at a time."""
+    if not array.shape:
+        return inner(array, array)
+    found: Any = 0.0
+    for start, stop in parts(array):
+        found += inner_total(array[start:stop], array[start:stop])
+    return numbers(found)[0]
+
+
+def add_scaled(total: Array, array: Array, sign: int) -> None:
+    """Add `array`, times 1 or -1, to `total`, in place and in the precision of `total`."""
+    if torch_of(total) is not None:
+        total.add_(array, alpha=sign)
+    elif sign > 0:
+        total += array
+    else:
+        total -= array
 
 
 def summed(array: Array, axis: int, dtype: str) -> Array:

@@ -12,7 +12,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, IndexArray, Parameters, copy, index_of_entries, memory_key, take, take_along
+from ._arrays import (
+    Array,
+    IndexArray,
+    Parameters,
+    add_scaled,
+    copy,
+    index_of_entries,
+    memory_key,
+    narrow,
+    parts,
+    take,
+    take_along,
+)
 from .layout import Axis, Layout, entries, wanted
 from .spec import PermutationSpec
 
@@ -296,6 +308,22 @@ def _moved(spec: PermutationSpec, array: Array, axes: tuple[Layout | None, ...],
 def permuted(spec: PermutationSpec, permutation: Permutation, param: str, array: Array) -> Array:
     """Return a copy of one parameter's array as `apply_permutation` would have it; nothing is checked."""
     return _moved(spec, array, spec.axes[param], permutation)
+
+
+def add_permuted(
+    spec: PermutationSpec, permutation: Permutation, param: str, array: Array, total: Array, sign: int
+) -> None:
+    """Add one parameter, permuted, times 1 or -1, to `total` in place: a part at a time where its layout allows."""
+    axes = spec.axes[param]
+    plain = not spec.blocks and all(axis is None or isinstance(axis, Axis) for axis in axes)
+    if not plain or not axes:
+        add_scaled(total, permuted(spec, permutation, param, array), sign)
+        return
+    first, rest = axes[0], (None, *axes[1:])
+    rows = index_of_entries(permutation[first.group], first.block) if isinstance(first, Axis) else None
+    for start, stop in parts(array):
+        part = narrow(array, 0, start, stop) if rows is None else take(array, rows[start:stop], 0)
+        add_scaled(narrow(total, 0, start, stop), _moved(spec, part, rest, permutation), sign)
 
 
 def _inverse(index: IndexArray) -> IndexArray:
