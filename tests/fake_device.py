@@ -146,7 +146,7 @@ class FakeDevice(Transfers):
             arrays = ("row_ind", "col_ind", "row_duals", "col_duals")
             return replace(found, **{name: FakeTensor(torch.from_numpy(getattr(found, name))) for name in arrays})
 
-    def pack(self, pointer, dtype, strides, indices, before, to, to_dtype, shape, device, stream):
+    def gather_panel(self, pointer, dtype, strides, indices, before, to, to_dtype, shape, device, stream):
         """Stand in for the extension's kernel: written down from what its header says, address by address."""
         assert (device, stream) == (0, _STREAM)
         self.packed += 1
@@ -209,6 +209,6 @@ def fake_device():
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)  # torch without CUDA would refuse the device's name
         patch.setattr(cuda, "is_available", lambda: True)
         patch.setattr(_assign, "solve_assignment", device.solve_assignment)
-        patch.setattr(rebasin_fast, "_cuda", SimpleNamespace(pack=device.pack), raising=False)
+        patch.setattr(rebasin_fast, "_cuda", SimpleNamespace(gather_panel=device.gather_panel), raising=False)
         patch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=_STREAM))
         yield device

@@ -28,5 +28,5 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     module.doc() = "CUDA side of rebasin_fast. Private: use rebasin_fast.cuda.";
     module.attr("RUNTIME_VERSION") = rebasin_fast::cuda::runtime_version();
     module.def("device_query", &device_query);
-    rebasin_fast::register_pack(module);
+    rebasin_fast::register_panel(module);
 }

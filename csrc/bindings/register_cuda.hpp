@@ -5,6 +5,6 @@
 
 namespace rebasin_fast {
 
-void register_pack(pybind11::module_& module);
+void register_panel(pybind11::module_& module);
 
 }  // namespace rebasin_fast

@@ -32,6 +32,7 @@ namespace rebasin_fast::cuda {
 
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 inline constexpr int kWarp = 32;
+inline constexpr int kMostThreads = 1024;  // of a block
 
 struct Launch {
     dim3 blocks;

@@ -104,6 +104,20 @@ class Candidates {
         for (Slot& slot : slots_) slot.bound = bound;
     }
 
+    // Takes over a list made elsewhere: `size` columns and their costs, at most width_for(cols), and the bound
+    // on all others.
+    void adopt(std::int32_t i, const std::int32_t* columns, const T* costs, std::int32_t size, double bound) {
+        Slot& slot = slots_[i];
+        slot.size = size;
+        slot.bound = bound;
+        std::copy_n(columns, size, columns_.data() + slot.offset);
+        std::copy_n(costs, size, costs_.data() + slot.offset);
+        for (std::int64_t k = size; k < filled_up(size); ++k) {
+            columns_[static_cast<std::size_t>(slot.offset + k)] = static_cast<std::int32_t>(source_.cols);
+            costs_[static_cast<std::size_t>(slot.offset + k)] = T{};
+        }
+    }
+
     // Reads row i at today's prices and lists its cheapest columns, at most `entries` and what there is room
     // for.
     void read(std::int32_t i, const Prices<T>& prices, std::int64_t entries) {

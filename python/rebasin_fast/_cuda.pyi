@@ -4,7 +4,7 @@ from typing import Any
 RUNTIME_VERSION: int
 
 def device_query() -> tuple[list[dict[str, Any]], str]: ...
-def pack(
+def gather_panel(
     source: int,
     dtype: str,
     strides: Sequence[int],

@@ -125,7 +125,7 @@ def _pack(source: Array, out: Array, indices: list[Index | None], axis: int, les
     pointers: list[Any] = [None if index is None else device_memory(index).pointer for index in indices]
     read, written = device_memory(source), device_memory(out)
     before = None if less is None else (axis, device_memory(less).pointer)
-    _cuda.pack(
+    _cuda.gather_panel(
         read.pointer, read.dtype, read.strides, pointers, before,
         written.pointer, written.dtype, written.shape, read.device, read.stream,
     )  # fmt: skip

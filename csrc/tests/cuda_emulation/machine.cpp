@@ -4,6 +4,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -42,7 +43,7 @@ struct Fiber {
     bool started = false;
     ucontext_t entry;
     jmp_buf resume;
-    unsigned char* stack = nullptr;
+    std::unique_ptr<unsigned char[]> stack;
     void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
@@ -51,7 +52,15 @@ struct Block {
     std::map<const void*, std::unique_ptr<unsigned char[]>> memory;
     std::size_t shared_bytes = 0, dynamic_bytes = 0;
     int running = 0;  // fibers that have not returned
+    int at_barrier = 0;
+    struct Lanes {
+        std::uint32_t alive = 0, waiting = 0;
+    };
+    std::vector<Lanes> warps;
 };
+
+enum class Leave { to_come_back, for_good };
+void leave(Leave how);
 
 class Machine {
   public:
@@ -65,9 +74,11 @@ class Machine {
     void yield();
     bool draw(unsigned one_in) { return random_() % one_in == 0; }
     void* shared(const void* key, std::size_t bytes);
-    [[noreturn]] void finish_current();
+    void finish_current();
     const std::function<void()>& body() const { return body_; }
     void arrived_on_fiber();
+    void before_leaving(Leave how);
+    jmp_buf& scheduler() { return scheduler_; }
     void fail(const std::string& why) { failure_ = why; }
     void leave_if_failed();
 
@@ -75,9 +86,9 @@ class Machine {
     void start_block(unsigned index);
     std::size_t pick();
     void resume(Fiber* fiber);
-    void leave(bool for_good);
     void release_barrier(Block* block);
-    void release_warp(Fiber* last);
+    void release_warp(Fiber* member);
+    void release_others_of(Fiber* gone);
     void retire_finished();
     std::string stuck() const;
 
@@ -99,23 +110,30 @@ class Machine {
 
 Machine* machine = nullptr;
 
-// Stacks are kept from one launch to the next.
-std::vector<std::unique_ptr<unsigned char[]>>& stacks() {
-    static std::vector<std::unique_ptr<unsigned char[]>> all;
+// Fibers are kept from one launch to the next: those that have returned wait at the end of fiber_main().
+std::vector<std::unique_ptr<Fiber>>& idle() {
+    static std::vector<std::unique_ptr<Fiber>> all;
     return all;
 }
 
-unsigned char* take_stack() {
-    if (stacks().empty()) return new unsigned char[kStackBytes];
-    unsigned char* stack = stacks().back().release();
-    stacks().pop_back();
-    return stack;
+std::unique_ptr<Fiber> take_fiber() {
+    if (idle().empty()) {
+        auto fiber = std::make_unique<Fiber>();
+        fiber->stack.reset(new unsigned char[kStackBytes]);
+        return fiber;
+    }
+    std::unique_ptr<Fiber> fiber = std::move(idle().back());
+    idle().pop_back();
+    return fiber;
 }
 
 void fiber_main() {
     machine->arrived_on_fiber();
-    machine->body()();
-    machine->finish_current();
+    for (;;) {
+        machine->body()();
+        machine->finish_current();
+        leave(Leave::to_come_back);  // for the next launch
+    }
 }
 
 std::string name_of(const dim3& x) {
@@ -131,7 +149,8 @@ void Machine::start_block(unsigned index) {
     const unsigned threads = block_.x * block_.y * block_.z;
     block->dynamic_bytes = dynamic_bytes_;
     for (unsigned t = 0; t < threads; ++t) {
-        auto fiber = std::make_unique<Fiber>();
+        std::unique_ptr<Fiber> fiber = take_fiber();
+        fiber->state = Fiber::State::ready;
         fiber->here.thread = dim3(t % block_.x, t / block_.x % block_.y, t / (block_.x * block_.y));
         fiber->here.block = dim3(index % grid_.x, index / grid_.x % grid_.y, index / (grid_.x * grid_.y));
         fiber->here.block_size = block_;
@@ -139,11 +158,13 @@ void Machine::start_block(unsigned index) {
         fiber->block = block.get();
         fiber->warp = static_cast<int>(t) / kWarp;
         fiber->lane = static_cast<int>(t) % kWarp;
-        fiber->stack = take_stack();
         ready_.push_back(fiber.get());
         block->fibers.push_back(std::move(fiber));
     }
     block->running = static_cast<int>(threads);
+    block->warps.resize((threads + kWarp - 1) / kWarp);
+    for (unsigned t = 0; t < threads; ++t)
+        block->warps[t / kWarp].alive |= std::uint32_t{1} << t % kWarp;
     blocks_.push_back(std::move(block));
 }
 
@@ -190,8 +211,11 @@ void Machine::retire_finished() {
     blocks_.erase(std::remove_if(blocks_.begin(), blocks_.end(),
                                  [](const auto& block) {
                                      if (block->running > 0) return false;
-                                     for (const auto& fiber : block->fibers)
-                                         stacks().emplace_back(fiber->stack);
+                                     for (auto& fiber : block->fibers) {
+                                         // One that never returned begins anew.
+                                         fiber->started &= fiber->state == Fiber::State::done;
+                                         idle().push_back(std::move(fiber));
+                                     }
                                      return true;
                                  }),
                   blocks_.end());
@@ -211,12 +235,12 @@ void Machine::resume(Fiber* fiber) {
     current_ = last_ = fiber;
     if (_setjmp(scheduler_) == 0) {
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
-        __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack, kStackBytes);
+        __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack.get(), kStackBytes);
 #endif
         if (fiber->started) _longjmp(fiber->resume, 1);
         fiber->started = true;
         getcontext(&fiber->entry);
-        fiber->entry.uc_stack.ss_sp = fiber->stack;
+        fiber->entry.uc_stack.ss_sp = fiber->stack.get();
         fiber->entry.uc_stack.ss_size = kStackBytes;
         fiber->entry.uc_link = nullptr;
         makecontext(&fiber->entry, fiber_main, 0);
@@ -234,13 +258,20 @@ void Machine::arrived_on_fiber() {
 #endif
 }
 
-void Machine::leave(bool for_good) {
+// Back to the scheduler. Which machine that is may change while a fiber is away.
+void leave(Leave how) {
+    Fiber& fiber = machine->current();
+    machine->before_leaving(how);
+    if (how == Leave::for_good) _longjmp(machine->scheduler(), 1);
+    if (_setjmp(fiber.resume) == 0) _longjmp(machine->scheduler(), 1);
+    machine->arrived_on_fiber();
+}
+
+void Machine::before_leaving([[maybe_unused]] Leave how) {
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &current_->fake_stack, scheduler_stack_,
-                                   scheduler_stack_bytes_);
+    __sanitizer_start_switch_fiber(how == Leave::for_good ? nullptr : &current_->fake_stack,
+                                   scheduler_stack_, scheduler_stack_bytes_);
 #endif
-    if (for_good || _setjmp(current_->resume) == 0) _longjmp(scheduler_, 1);
-    arrived_on_fiber();
 }
 
 void Machine::finish_current() {
@@ -248,37 +279,40 @@ void Machine::finish_current() {
     current_->state = Fiber::State::done;
     --block->running;
     release_barrier(block);
-    release_warp(current_);
-    leave(true);
-    std::abort();
+    release_others_of(current_);
 }
 
 // Nothing that owns anything may be alive on the fiber's stack here.
 void Machine::leave_if_failed() {
-    if (!failure_.empty()) leave(true);
+    if (!failure_.empty()) leave(Leave::for_good);
 }
 
 void Machine::yield() {
     ready_.push_back(current_);
-    leave(false);
+    leave(Leave::to_come_back);
 }
 
 void Machine::wait(Fiber::State state, Site site) {
     current_->state = state;
     current_->site = site;
-    if (state == Fiber::State::at_barrier)
+    if (state == Fiber::State::at_barrier) {
+        ++current_->block->at_barrier;
         release_barrier(current_->block);
-    else
+    } else {
+        current_->block->warps[static_cast<std::size_t>(current_->warp)].waiting |= std::uint32_t{1}
+                                                                                    << current_->lane;
         release_warp(current_);
+    }
     leave_if_failed();
-    leave(false);
+    leave(Leave::to_come_back);
 }
 
 void Machine::release_barrier(Block* block) {
+    if (block->at_barrier < block->running) return;
+    block->at_barrier = 0;
     Site site{nullptr, 0};
     for (const auto& fiber : block->fibers) {
         if (fiber->state == Fiber::State::done) continue;
-        if (fiber->state != Fiber::State::at_barrier) return;
         if (site.file == nullptr) site = fiber->site;
         if (site.line != fiber->site.line || std::strcmp(site.file, fiber->site.file) != 0) {
             failure_ = "threads of one block are at different barriers, " + name_of(site) + " and " +
@@ -293,49 +327,46 @@ void Machine::release_barrier(Block* block) {
         }
 }
 
-// Lets those go on whose whole mask has come. A lane that has returned is not waited for, as on a device.
-void Machine::release_warp(Fiber* last) {
-    const auto& fibers = last->block->fibers;
-    const std::size_t first = static_cast<std::size_t>(last->warp) * kWarp;
-    const std::size_t end = std::min(first + kWarp, fibers.size());
-    std::uint32_t waiting = 0, masks[kWarp] = {}, alive = 0;
-    for (std::size_t t = first; t < end; ++t) {
-        if (fibers[t]->state != Fiber::State::done) alive |= std::uint32_t{1} << (t - first);
-        if (fibers[t]->state == Fiber::State::in_warp) waiting |= std::uint32_t{1} << (t - first);
-        masks[t - first] = fibers[t]->mask;
-    }
-    for (std::size_t t = first; t < end; ++t) {
-        const std::uint32_t members = masks[t - first] & alive;
-        if (fibers[t]->state != Fiber::State::in_warp || (members & ~waiting) != 0) continue;
-        std::uint32_t nonzero = 0;
-        for (std::size_t other = first; other < end; ++other) {
-            if (!(members >> (other - first) & 1)) continue;
-            const Fiber& there = *fibers[other];
-            if (there.mask != fibers[t]->mask || there.site.line != fibers[t]->site.line ||
-                std::strcmp(there.site.file, fibers[t]->site.file) != 0) {
-                failure_ = "lanes of one mask are at different operations of their warp, " +
-                           name_of(fibers[t]->site) + " and " + name_of(there.site);
-                return;
-            }
-            nonzero |= std::uint32_t{there.value != 0} << (other - first);
+// Lets those lanes go on that share the member's mask, if all of them have come. A lane that has returned is
+// not waited for, as on a device.
+void Machine::release_warp(Fiber* member) {
+    Block::Lanes& lanes = member->block->warps[static_cast<std::size_t>(member->warp)];
+    const std::uint32_t members = member->mask & lanes.alive;
+    if ((members & ~lanes.waiting) != 0) return;
+    const std::unique_ptr<Fiber>* fibers =
+        member->block->fibers.data() + static_cast<std::size_t>(member->warp) * kWarp;
+    std::uint32_t nonzero = 0;
+    for (std::uint32_t left = members; left != 0; left &= left - 1) {
+        const Fiber& there = *fibers[std::countr_zero(left)];
+        if (there.mask != member->mask || there.site.line != member->site.line ||
+            (there.site.file != member->site.file && std::strcmp(there.site.file, member->site.file) != 0)) {
+            failure_ = "lanes of one mask are at different operations of their warp, " +
+                       name_of(member->site) + " and " + name_of(there.site);
+            return;
         }
-        for (std::size_t other = first; other < end; ++other) {
-            if (!(members >> (other - first) & 1)) continue;
-            Fiber& there = *fibers[other];
-            if (!(members >> there.source & 1)) {
-                failure_ = "lane " + std::to_string(there.lane) + " reads from lane " +
-                           std::to_string(there.source) + ", which takes no part, at " + name_of(there.site);
-                return;
-            }
-            there.result = {fibers[first + static_cast<std::size_t>(there.source)]->value, nonzero};
+        if (!(members >> there.source & 1)) {
+            failure_ = "lane " + std::to_string(there.lane) + " reads from lane " +
+                       std::to_string(there.source) + ", which takes no part, at " + name_of(there.site);
+            return;
         }
-        for (std::size_t other = first; other < end; ++other)
-            if (members >> (other - first) & 1) {
-                fibers[other]->state = Fiber::State::ready;
-                ready_.push_back(fibers[other].get());
-            }
-        return;
+        nonzero |= std::uint32_t{there.value != 0} << there.lane;
     }
+    for (std::uint32_t left = members; left != 0; left &= left - 1) {
+        Fiber* there = fibers[std::countr_zero(left)].get();
+        there->result = {fibers[there->source]->value, nonzero};
+        there->state = Fiber::State::ready;
+        ready_.push_back(there);
+    }
+    lanes.waiting &= ~members;
+}
+
+// A lane has returned: others may have waited for it alone.
+void Machine::release_others_of(Fiber* gone) {
+    Block::Lanes& lanes = gone->block->warps[static_cast<std::size_t>(gone->warp)];
+    lanes.alive &= ~(std::uint32_t{1} << gone->lane);
+    const std::size_t first = static_cast<std::size_t>(gone->warp) * kWarp;
+    for (int lane = 0; lane < kWarp && lanes.waiting != 0; ++lane)
+        if (lanes.waiting >> lane & 1) release_warp(gone->block->fibers[first + static_cast<std::size_t>(lane)].get());
 }
 
 void* Machine::shared(const void* key, std::size_t bytes) {

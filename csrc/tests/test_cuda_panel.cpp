@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/pack.cu"
+#include "cuda/panel.cu"
 #include "tests/check.hpp"
 
 namespace rebasin_fast::cuda {
@@ -18,12 +18,12 @@ namespace {
 
 using Index = std::vector<std::int64_t>;
 
-const PackType kTypes[] = {PackType::kFloat16, PackType::kBFloat16, PackType::kFloat32, PackType::kFloat64};
-const PackType kPanelTypes[] = {PackType::kBFloat16, PackType::kFloat32, PackType::kFloat64};
+const Element kTypes[] = {Element::f16, Element::bf16, Element::f32, Element::f64};
+const Element kPanelTypes[] = {Element::bf16, Element::f32, Element::f64};
 
-std::string name_of(PackType type) {
+std::string name_of(Element type) {
     for (const char* name : {"float16", "bfloat16", "float32", "float64"})
-        if (pack_type(name) == type) return name;
+        if (panel_element(name) == type) return name;
     return "?";
 }
 
@@ -99,7 +99,7 @@ TEST_CASE(divisors_divide, "division by multiplication is division, below 2^31")
 // Memory of any type, and what its elements are worth.
 class Elements {
   public:
-    Elements(PackType type, std::size_t count, std::mt19937& random)
+    Elements(Element type, std::size_t count, std::mt19937& random)
         : type_(type), bytes_(count * bytes_of(type)) {
         std::normal_distribution<double> normal;
         for (std::size_t k = 0; k < count; ++k) {
@@ -107,7 +107,7 @@ class Elements {
                 std::uint16_t bits = static_cast<std::uint16_t>(random());
                 while (!std::isfinite(worth(bits))) bits = static_cast<std::uint16_t>(random());
                 std::memcpy(&bytes_[2 * k], &bits, 2);
-            } else if (type == PackType::kFloat32) {
+            } else if (type == Element::f32) {
                 const auto value = static_cast<float>(normal(random));
                 std::memcpy(&bytes_[4 * k], &value, 4);
             } else {
@@ -124,7 +124,7 @@ class Elements {
             std::memcpy(&bits, where, 2);
             return worth(bits);
         }
-        if (type_ == PackType::kFloat32) {
+        if (type_ == Element::f32) {
             float value;
             std::memcpy(&value, where, 4);
             return value;
@@ -137,14 +137,14 @@ class Elements {
     void* data() { return bytes_.data(); }
 
   private:
-    double worth(std::uint16_t bits) const { return decoded(bits, type_ == PackType::kFloat16 ? 5 : 8); }
+    double worth(std::uint16_t bits) const { return decoded(bits, type_ == Element::f16 ? 5 : 8); }
 
-    PackType type_;
+    Element type_;
     std::vector<unsigned char> bytes_;
 };
 
 // One random job, checked element by element.
-void try_one(PackType from, PackType to, std::mt19937& random) {
+void try_one(Element from, Element to, std::mt19937& random) {
     const int axes = static_cast<int>(random() % 6);
     std::vector<std::int64_t> extents(static_cast<std::size_t>(axes));
     for (auto& extent : extents) extent = static_cast<std::int64_t>(random() % 7 + (random() % 40 != 0));
@@ -167,9 +167,9 @@ void try_one(PackType from, PackType to, std::mt19937& random) {
             entry = static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(extent));
         return found;
     };
-    PackJob job;
+    PanelJob job;
     for (std::size_t k = 0; k < extents.size(); ++k) {
-        PackAxis axis{extents[k], strides[k]};
+        PanelAxis axis{extents[k], strides[k]};
         if (random() % 2 && extents[k] > 0) {
             index[k] = drawn(extents[k], random() % 8 + 1);
             axis.length = static_cast<std::int64_t>(index[k].size());
@@ -188,14 +188,15 @@ void try_one(PackType from, PackType to, std::mt19937& random) {
     job.source_type = from;
     job.panel = panel.data();
     job.panel_type = to;
-    pack(job, nullptr, random() % 3 ? std::int64_t{1} << 30 : static_cast<std::int64_t>(random() % 50 + 1));
+    gather_panel(job, nullptr,
+                 random() % 3 ? std::int64_t{1} << 30 : static_cast<std::int64_t>(random() % 50 + 1));
 
     int wrong = 0;
     for (std::int64_t k = 0; k < count; ++k) {
         std::int64_t left = k, at = 0, less_at = 0;
         bool differs = false;
         for (std::size_t axis = extents.size(); axis-- > 0;) {
-            const PackAxis& a = job.axes[axis];
+            const PanelAxis& a = job.axes[axis];
             const auto entry = static_cast<std::size_t>(left % a.length);
             const std::int64_t new_entry = a.index ? index[axis][entry] : static_cast<std::int64_t>(entry);
             at += new_entry * a.stride;
@@ -205,10 +206,10 @@ void try_one(PackType from, PackType to, std::mt19937& random) {
         }
         double value = source.at(static_cast<std::size_t>(at));
         if (differs) value -= source.at(static_cast<std::size_t>(less_at));
-        const bool wide = from == PackType::kFloat64 || to == PackType::kFloat64;
+        const bool wide = from == Element::f64 || to == Element::f64;
         if (!wide) value = static_cast<float>(value);
-        if (to == PackType::kFloat32) value = static_cast<float>(value);
-        if (to == PackType::kBFloat16) value = decoded(rounded<BFloat16>(static_cast<float>(value)).bits, 8);
+        if (to == Element::f32) value = static_cast<float>(value);
+        if (to == Element::bf16) value = decoded(rounded<BFloat16>(static_cast<float>(value)).bits, 8);
         wrong += !equal(panel.at(static_cast<std::size_t>(k)), value);
     }
     CHECK_WITH(wrong == 0, name_of(from) + " to " + name_of(to) + ": " + std::to_string(wrong) + " of " +
@@ -218,23 +219,23 @@ void try_one(PackType from, PackType to, std::mt19937& random) {
 TEST_CASE(panels_are_right, "panels of any types, strides, gathers and differences are as loops make them") {
     std::mt19937 random(3);
     for (int trial = 0; trial < 40; ++trial)
-        for (PackType from : kTypes)
-            for (PackType to : kPanelTypes) try_one(from, to, random);
+        for (Element from : kTypes)
+            for (Element to : kPanelTypes) try_one(from, to, random);
 }
 
 TEST_CASE(many_blocks, "a panel of more elements than threads") {
     std::mt19937 random(4);
     const std::int64_t rows = 300, columns = 400;
-    Elements source(PackType::kFloat32, static_cast<std::size_t>(rows * columns), random);
+    Elements source(Element::f32, static_cast<std::size_t>(rows * columns), random);
     std::vector<float> panel(static_cast<std::size_t>(rows * columns));
     Index index(static_cast<std::size_t>(columns));
     std::iota(index.begin(), index.end(), 0);
     std::shuffle(index.begin(), index.end(), random);
-    PackJob job;
+    PanelJob job;
     job.source = source.data();
     job.panel = panel.data();
     job.axes = {{rows, columns}, {columns, 1, index.data()}};
-    pack(job, nullptr);
+    gather_panel(job, nullptr);
     int wrong = 0;
     for (std::int64_t i = 0; i < rows; ++i)
         for (std::int64_t j = 0; j < columns; ++j)
@@ -243,9 +244,9 @@ TEST_CASE(many_blocks, "a panel of more elements than threads") {
     CHECK(wrong == 0);
 }
 
-bool refused(const PackJob& job) {
+bool refused(const PanelJob& job) {
     try {
-        pack(job, nullptr);
+        gather_panel(job, nullptr);
     } catch (const std::invalid_argument&) {
         return true;
     }
@@ -253,20 +254,20 @@ bool refused(const PackJob& job) {
 }
 
 TEST_CASE(refusals, "what cannot be packed is refused") {
-    CHECK(!pack_type("int64"));
+    CHECK(!panel_element("int64"));
     float value = 0;
     const std::int64_t entry = 0;
-    PackJob job;
+    PanelJob job;
     job.source = job.panel = &value;
     job.axes = {{1, 1}};
     CHECK(!refused(job));
-    PackJob narrow = job;
-    narrow.panel_type = PackType::kFloat16;
+    PanelJob narrow = job;
+    narrow.panel_type = Element::f16;
     CHECK(refused(narrow));
-    PackJob half = job;
+    PanelJob half = job;
     half.axes[0].less = &entry;
     CHECK(refused(half));
-    PackJob deep = job;
+    PanelJob deep = job;
     deep.axes.assign(9, {1, 1, &entry});
     CHECK(refused(deep));
 }

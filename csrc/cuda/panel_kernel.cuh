@@ -1,16 +1,15 @@
-// The kernel of pack.hpp. An element of the panel a thread at a time: consecutive threads write consecutive
+// The kernel of panel.hpp. An element of the panel a thread at a time: consecutive threads write consecutive
 // elements, and read consecutive ones wherever the innermost axis is not gathered.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
-#include "cuda/kernel.cuh"
+#include "cuda/elements.cuh"
 
 namespace rebasin_fast::cuda {
 
-inline constexpr int kPackAxes = 8;  // after joining those that are one stretch of memory
-inline constexpr int kPackThreads = 256;
+inline constexpr int kPanelAxes = 8;  // after joining those that are one stretch of memory
+inline constexpr int kPanelThreads = 256;
 
 // 16-bit floats as bits: CUDA's own types are not known to a host compiler.
 struct Half {
@@ -20,14 +19,6 @@ struct BFloat16 {
     std::uint16_t bits;
 };
 
-template <class To, class From>
-__device__ inline To with_bits(From value) {
-    static_assert(sizeof(To) == sizeof(From));
-    To found;
-    memcpy(&found, &value, sizeof(To));
-    return found;
-}
-
 __device__ inline double widened(double value) {
     return value;
 }
@@ -35,22 +26,16 @@ __device__ inline float widened(float value) {
     return value;
 }
 __device__ inline float widened(BFloat16 value) {
-    return with_bits<float>(static_cast<std::uint32_t>(value.bits) << 16);
+    return from_bfloat16(value.bits);
 }
 __device__ inline float widened(Half value) {
-    const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16;
-    const std::uint32_t rest = static_cast<std::uint32_t>(value.bits & 0x7fffu) << 13;
-    // The exponents differ by 112. Read as a float's, those bits are 2^-112 times too small, subnormals too.
-    const std::uint32_t bits = rest >= (0x7c00u << 13)
-                                   ? rest | 0x7f800000u  // infinity and NaN
-                                   : with_bits<std::uint32_t>(with_bits<float>(rest) * 0x1p112f);
-    return with_bits<float>(sign | bits);
+    return from_float16(value.bits);
 }
 
 template <class Out, class Wide>
 __device__ inline Out rounded(Wide value) {
     if constexpr (std::is_same_v<Out, BFloat16>) {
-        const auto bits = with_bits<std::uint32_t>(static_cast<float>(value));
+        const auto bits = __float_as_uint(static_cast<float>(value));
         if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<std::uint16_t>(bits >> 16 | 0x40u)};
         return {static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
     } else {
@@ -79,19 +64,19 @@ struct Divisor {
 };
 
 // What one launch does, by value in the kernel's parameters.
-struct PackPlan {
+struct PanelPlan {
     const void* source = nullptr;
     void* panel = nullptr;
     std::uint32_t elements = 0;
     int axes = 0;
-    Divisor length[kPackAxes];
-    std::int64_t stride[kPackAxes] = {};
-    const std::int64_t* index[kPackAxes] = {};
-    const std::int64_t* less[kPackAxes] = {};
+    Divisor length[kPanelAxes];
+    std::int64_t stride[kPanelAxes] = {};
+    const std::int64_t* index[kPanelAxes] = {};
+    const std::int64_t* less[kPanelAxes] = {};
 };
 
 template <class In, class Out, class Wide, bool change>
-__global__ void __launch_bounds__(kPackThreads) pack_kernel(PackPlan plan) {
+__global__ void __launch_bounds__(kPanelThreads) panel_kernel(PanelPlan plan) {
     const In* const source = static_cast<const In*>(plan.source);
     Out* const panel = static_cast<Out*>(plan.panel);
     for (std::uint32_t k = blockIdx.x * blockDim.x + threadIdx.x; k < plan.elements;

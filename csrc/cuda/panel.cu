@@ -2,28 +2,28 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "cuda/pack.hpp"
-#include "cuda/pack_kernel.cuh"
+#include "cuda/panel.hpp"
+#include "cuda/panel_kernel.cuh"
 
 namespace rebasin_fast::cuda {
 namespace {
 
 constexpr int kBlocksPerMultiprocessor = 16;
 
-std::int64_t elements_of(const std::vector<PackAxis>& axes) {
+std::int64_t elements_of(const std::vector<PanelAxis>& axes) {
     std::int64_t elements = 1;
-    for (const PackAxis& axis : axes) elements *= axis.length;
+    for (const PanelAxis& axis : axes) elements *= axis.length;
     return elements;
 }
 
-bool gathered(const PackAxis& axis) {
+bool gathered(const PanelAxis& axis) {
     return axis.index != nullptr;
 }
 
 // The same with fewer axes: neighbours that are one stretch of memory are one, and those of length 1 none.
-std::vector<PackAxis> joined(const std::vector<PackAxis>& axes) {
-    std::vector<PackAxis> found;
-    for (const PackAxis& axis : axes) {
+std::vector<PanelAxis> joined(const std::vector<PanelAxis>& axes) {
+    std::vector<PanelAxis> found;
+    for (const PanelAxis& axis : axes) {
         if (axis.length == 1 && !gathered(axis)) continue;
         const bool joins = !found.empty() && !gathered(found.back()) && !gathered(axis) &&
                            found.back().stride == axis.length * axis.stride;
@@ -38,40 +38,44 @@ std::vector<PackAxis> joined(const std::vector<PackAxis>& axes) {
 }
 
 template <class In, class Out>
-void launch_pack(const PackPlan& plan, bool change, Stream stream) {
+void launch_panel(const PanelPlan& plan, bool change, Stream stream) {
     using Wide = std::conditional_t<std::is_same_v<In, double> || std::is_same_v<Out, double>, double, float>;
-    const std::uint32_t wanted = (plan.elements + kPackThreads - 1) / kPackThreads;
+    const std::uint32_t wanted = (plan.elements + kPanelThreads - 1) / kPanelThreads;
     const auto most = static_cast<std::uint32_t>(multiprocessors() * kBlocksPerMultiprocessor);
-    const Launch how{dim3(std::min(wanted, most)), dim3(kPackThreads)};
-    launch(change ? pack_kernel<In, Out, Wide, true> : pack_kernel<In, Out, Wide, false>, how, stream, plan);
+    const Launch how{dim3(std::min(wanted, most)), dim3(kPanelThreads)};
+    launch(change ? panel_kernel<In, Out, Wide, true> : panel_kernel<In, Out, Wide, false>, how, stream,
+           plan);
 }
 
 template <class In>
-void launch_from(const PackPlan& plan, PackType panel_type, bool change, Stream stream) {
+void launch_from(const PanelPlan& plan, Element panel_type, bool change, Stream stream) {
     switch (panel_type) {
-        case PackType::kFloat32:
-            return launch_pack<In, float>(plan, change, stream);
-        case PackType::kFloat64:
-            return launch_pack<In, double>(plan, change, stream);
-        case PackType::kBFloat16:
-            return launch_pack<In, BFloat16>(plan, change, stream);
-        case PackType::kFloat16:
+        case Element::f32:
+            return launch_panel<In, float>(plan, change, stream);
+        case Element::f64:
+            return launch_panel<In, double>(plan, change, stream);
+        case Element::bf16:
+            return launch_panel<In, BFloat16>(plan, change, stream);
+        default:
             break;
     }
-    throw std::invalid_argument("panel type is float16; expected float32, float64 or bfloat16");
+    throw std::invalid_argument("panel type is not float32, float64 or bfloat16");
 }
 
-void launch_plan(const PackPlan& plan, const PackJob& job, bool change, Stream stream) {
+void launch_plan(const PanelPlan& plan, const PanelJob& job, bool change, Stream stream) {
     switch (job.source_type) {
-        case PackType::kFloat16:
+        case Element::f16:
             return launch_from<Half>(plan, job.panel_type, change, stream);
-        case PackType::kBFloat16:
+        case Element::bf16:
             return launch_from<BFloat16>(plan, job.panel_type, change, stream);
-        case PackType::kFloat32:
+        case Element::f32:
             return launch_from<float>(plan, job.panel_type, change, stream);
-        case PackType::kFloat64:
+        case Element::f64:
             return launch_from<double>(plan, job.panel_type, change, stream);
+        default:
+            break;
     }
+    throw std::invalid_argument("source type is an integer; expected floating-point");
 }
 
 const void* moved(const void* at, std::int64_t bytes) {
@@ -79,12 +83,12 @@ const void* moved(const void* at, std::int64_t bytes) {
 }
 
 // Both halves of a job that is too large for one launch, divided on its first axis of more than one entry.
-void pack_halves(const PackJob& job, Stream stream, std::int64_t most) {
+void gather_halves(const PanelJob& job, Stream stream, std::int64_t most) {
     std::size_t k = 0;
     while (job.axes[k].length == 1) ++k;
-    PackJob low = job, high = job;
+    PanelJob low = job, high = job;
     const std::int64_t half = job.axes[k].length / 2;
-    PackAxis& axis = high.axes[k];
+    PanelAxis& axis = high.axes[k];
     low.axes[k].length = half;
     axis.length -= half;
     if (gathered(axis)) {
@@ -96,34 +100,34 @@ void pack_halves(const PackJob& job, Stream stream, std::int64_t most) {
     }
     const auto bytes = static_cast<std::int64_t>(bytes_of(job.panel_type));
     high.panel = const_cast<void*>(moved(job.panel, elements_of(low.axes) * bytes));
-    pack(low, stream, most);
-    pack(high, stream, most);
+    gather_panel(low, stream, most);
+    gather_panel(high, stream, most);
 }
 
 }  // namespace
 
-std::optional<PackType> pack_type(std::string_view name) {
-    if (name == "float16") return PackType::kFloat16;
-    if (name == "bfloat16") return PackType::kBFloat16;
-    if (name == "float32") return PackType::kFloat32;
-    if (name == "float64") return PackType::kFloat64;
+std::optional<Element> panel_element(std::string_view name) {
+    if (name == "float16") return Element::f16;
+    if (name == "bfloat16") return Element::bf16;
+    if (name == "float32") return Element::f32;
+    if (name == "float64") return Element::f64;
     return std::nullopt;
 }
 
-std::size_t bytes_of(PackType type) {
-    return type == PackType::kFloat64 ? 8 : type == PackType::kFloat32 ? 4 : 2;
+std::size_t bytes_of(Element type) {
+    return type == Element::f64 ? 8 : type == Element::f32 ? 4 : 2;
 }
 
-void pack(const PackJob& job, Stream stream, std::int64_t most) {
-    for (const PackAxis& axis : job.axes)
+void gather_panel(const PanelJob& job, Stream stream, std::int64_t most) {
+    for (const PanelAxis& axis : job.axes)
         if (axis.less != nullptr && !gathered(axis))
             throw std::invalid_argument("an axis has less without index");
     const std::int64_t elements = elements_of(job.axes);
     if (elements == 0) return;
-    if (elements > most) return pack_halves(job, stream, most);
-    const std::vector<PackAxis> axes = joined(job.axes);
-    if (axes.size() > kPackAxes) throw std::invalid_argument("too many axes; expected 8 at most");
-    PackPlan plan;
+    if (elements > most) return gather_halves(job, stream, most);
+    const std::vector<PanelAxis> axes = joined(job.axes);
+    if (axes.size() > kPanelAxes) throw std::invalid_argument("too many axes; expected 8 at most");
+    PanelPlan plan;
     plan.source = job.source;
     plan.panel = job.panel;
     plan.elements = static_cast<std::uint32_t>(elements);

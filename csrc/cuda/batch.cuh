@@ -1,0 +1,191 @@
+// solve_batch(): problems are sorted into groups that one launch serves.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "cuda/batch.hpp"
+#include "cuda/block_solver.cuh"
+#include "cuda/pack.cuh"
+
+namespace rebasin_fast::cuda {
+
+// A problem turned so that rows <= cols.
+struct BlockTask {
+    DeviceMatrix costs;
+    DeviceAnswer answer;
+    bool turned;
+    int index;  // among all problems
+};
+
+// Copies the matrix into shared memory, whatever its elements and strides, as contiguous rows.
+template <class S>
+__device__ inline void stage(const DeviceMatrix& from, S* to) {
+    const auto count = static_cast<int>(from.rows * from.cols);
+    const auto rows = static_cast<int>(from.rows), cols = static_cast<int>(from.cols);
+    const bool by_columns = (from.row_stride < 0 ? -from.row_stride : from.row_stride) <
+                            (from.col_stride < 0 ? -from.col_stride : from.col_stride);
+    for (int k = static_cast<int>(threadIdx.x); k < count; k += static_cast<int>(blockDim.x)) {
+        const int i = by_columns ? k % rows : k / cols, j = by_columns ? k / rows : k % cols;
+        to[i * cols + j] = load_as<S>(from.data, from.type, i * from.row_stride + j * from.col_stride);
+    }
+}
+
+// One block, one problem. `factor` is 1 or -1, times a power of two where sums could overflow. Matrix and
+// matching lie in shared memory (`staged`), or the matching alone, or neither (`workspace`: `apart` bytes a
+// problem).
+template <class S>
+__global__ void __launch_bounds__(kMostThreads) solve_tasks(const BlockTask* tasks, double factor, double largest, bool staged,
+                            unsigned char* workspace, std::size_t apart, int* status) {
+    const BlockTask task = tasks[blockIdx.x];
+    const auto rows = static_cast<int>(task.costs.rows), cols = static_cast<int>(task.costs.cols);
+    unsigned char* memory = workspace != nullptr ? workspace + blockIdx.x * apart : dynamic_shared();
+    const std::size_t matching_bytes = (Matching::bytes(rows, cols) + 7) / 8 * 8;
+    Costs<S> costs{static_cast<const S*>(task.costs.data), task.costs.row_stride, factor, rows, cols};
+    if (staged) {
+        S* copy = reinterpret_cast<S*>(memory + matching_bytes);
+        stage(task.costs, copy);
+        costs.data = copy;
+        costs.row_stride = cols;
+        __syncthreads();
+    }
+    const Matching matching = Matching::in(memory, rows, cols);
+    BlockSolver<S> solver(costs, matching);
+    int flaws = solver.start(largest);
+    if (flaws == 0) {
+        constexpr int bids_per_row = 3;
+        solver.reduce_rows(bids_per_row * rows);
+        int next = 0;
+        if (!solver.augment(&next, rows)) flaws = kInfeasible;
+    }
+    if (threadIdx.x == 0) status[task.index] = flaws;
+    if (flaws != 0) return;
+    const DeviceAnswer& to = task.answer;
+    const double back = 1.0 / factor;
+    double* const u = task.turned ? to.col_duals : to.row_duals;
+    double* const v = task.turned ? to.row_duals : to.col_duals;
+    double mine = 0.0;
+    const double gap = solver.prove([&](int i, double least, double element) {
+        mine += element;
+        if (u != nullptr) u[i] = least * back;
+    });
+    const double total = solver.sum(mine);
+    if (v != nullptr)
+        for (int j = static_cast<int>(threadIdx.x); j < cols; j += static_cast<int>(blockDim.x))
+            v[j] = matching.v[j] * back;
+    if (threadIdx.x == 0) {
+        *to.cost = total;
+        *to.gap = gap * (back < 0.0 ? -back : back);
+    }
+    write_cells(matching, rows, cols, task.turned, to);
+}
+
+// The largest magnitude of which sums of some n stay finite.
+inline double overflow_limit(std::int64_t rows, bool guarded) {
+    return guarded ? std::numeric_limits<double>::infinity()
+                   : std::numeric_limits<double>::max() / (8.0 * static_cast<double>(rows));
+}
+
+template <class S>
+class TaskGroup {
+  public:
+    TaskGroup(std::vector<BlockTask> tasks, unsigned threads, bool staged)
+        : tasks_(std::move(tasks)), threads_(threads), staged_(staged) {}
+
+    void run(double factor, bool guarded, int* status, Stream stream) {
+        std::vector<Buffer<S>> packed;
+        std::size_t matching = 0, whole = 0;
+        std::int64_t rows = 1;
+        for (BlockTask& task : tasks_) {
+            if (!staged_ && !lies_ready<S>(task.costs)) {
+                packed.emplace_back(task.costs.rows * task.costs.cols, stream);
+                pack(task.costs, packed.back().get(), stream);
+                task.costs = {packed.back().get(), task.costs.type, task.costs.rows, task.costs.cols,
+                              task.costs.cols,     1};
+            }
+            const std::size_t bytes = (Matching::bytes(task.costs.rows, task.costs.cols) + 7) / 8 * 8;
+            matching = std::max(matching, bytes);
+            whole = std::max(
+                whole, bytes + static_cast<std::size_t>(task.costs.rows * task.costs.cols) * sizeof(S));
+            rows = std::max(rows, task.costs.rows);
+        }
+        const std::size_t shared = staged_ ? whole : matching;
+        const bool apart = shared > usable_shared_memory();
+        const auto count = static_cast<std::int64_t>(tasks_.size());
+        Buffer<unsigned char> workspace(apart ? count * static_cast<std::int64_t>(matching) : 0, stream);
+        Buffer<BlockTask> on_device(count, stream);
+        on_device.upload(tasks_.data());
+        launch(solve_tasks<S>,
+               {dim3(static_cast<unsigned>(count)), dim3(threads_), apart ? std::size_t{0} : shared}, stream,
+               static_cast<const BlockTask*>(on_device.get()), factor, overflow_limit(rows, guarded), staged_,
+               workspace.get(), matching, status);
+    }
+
+    // Some is needed for what the reductions exchange.
+    static std::size_t usable_shared_memory() { return shared_memory_limit() - (std::size_t{4} << 10); }
+
+  private:
+    std::vector<BlockTask> tasks_;
+    const unsigned threads_;
+    const bool staged_;
+};
+
+// Enough threads for a column or four each: a warp for the smallest, which needs no barrier.
+inline unsigned threads_for(std::int64_t cols) {
+    if (cols <= 64) return 32;
+    if (cols <= 256) return 128;
+    return cols <= 1024 ? 256 : 1024;
+}
+
+template <class S>
+bool fits_staged(const DeviceMatrix& costs) {
+    return Matching::bytes(costs.rows, costs.cols) + 8 +
+               static_cast<std::size_t>(costs.rows) * static_cast<std::size_t>(costs.cols) * sizeof(S) <=
+           TaskGroup<S>::usable_shared_memory();
+}
+
+template <class S>
+void run_tasks(const std::vector<BlockTask>& tasks, double factor, bool guarded, int* status,
+               Stream stream) {
+    std::map<std::pair<unsigned, bool>, std::vector<BlockTask>> groups;
+    for (const BlockTask& task : tasks)
+        groups[{threads_for(task.costs.cols), fits_staged<S>(task.costs)}].push_back(task);
+    for (auto& [key, members] : groups)
+        TaskGroup<S>(std::move(members), key.first, key.second).run(factor, guarded, status, stream);
+}
+
+inline std::vector<Outcome> solve_batch_on(const std::vector<BatchProblem>& problems, bool maximize,
+                                           Stream stream) {
+    std::vector<BlockTask> floats, doubles, ints;
+    for (std::size_t k = 0; k < problems.size(); ++k) {
+        const DeviceMatrix& costs = problems[k].costs;
+        const bool turned = costs.rows > costs.cols;
+        auto& list = is_double(costs.type) ? doubles : is_int32(costs.type) ? ints : floats;
+        list.push_back({turned ? costs.transposed() : costs, problems[k].answer, turned, static_cast<int>(k)});
+    }
+    const double sign = maximize ? -1.0 : 1.0;
+    Buffer<int> status(static_cast<std::int64_t>(problems.size()), stream);
+    run_tasks<float>(floats, sign, false, status.get(), stream);
+    run_tasks<std::int32_t>(ints, sign, false, status.get(), stream);
+    run_tasks<double>(doubles, sign, false, status.get(), stream);
+    std::vector<int> flaws = status.on_host();
+    std::vector<BlockTask> again;
+    for (const BlockTask& task : doubles)
+        if (flaws[static_cast<std::size_t>(task.index)] == kOverflows) again.push_back(task);
+    if (!again.empty()) {
+        constexpr double guard = 0x1p-64;
+        run_tasks<double>(again, sign * guard, true, status.get(), stream);
+        flaws = status.on_host();
+    }
+    std::vector<Outcome> outcomes;
+    for (const int flaw : flaws)
+        outcomes.push_back(flaw & kInvalid      ? Outcome::invalid_entry
+                           : flaw & kInfeasible ? Outcome::infeasible
+                                                : Outcome::optimal);
+    return outcomes;
+}
+
+}  // namespace rebasin_fast::cuda

@@ -1,0 +1,262 @@
+// Bidding in rounds: all rows that are free bid at the same prices, and the lowest price bid for a column
+// wins it (Bertsekas' Jacobi auction). What happens in a round depends on who bids, not on who comes first,
+// so that every run gives the same answer.
+//
+// A round is four steps that must not overlap: bids, claims, awards, and clearing up. While many rows bid,
+// each step is a launch over the whole device; once few do, one block runs round after round with barriers
+// between the steps. Neither needs the host, which looks only now and then how far things are.
+//
+// D. P. Bertsekas: The auction algorithm: a distributed relaxation method for the assignment problem. Annals
+// of Operations Research 14, 105-123 (1988). doi:10.1007/BF02186476
+#pragma once
+
+#include "cuda/list_state.cuh"
+
+namespace rebasin_fast::cuda {
+
+// So many rows that wait are read again together.
+inline constexpr int kWaitTogether = 64;
+
+template <class S>
+class Round {
+  public:
+    __device__ Round(const ListState<S>& state, int count)
+        : s_(state), active_(state.control->active), count_(count) {}
+
+    // By one warp: the row at place k of the queue bids, or goes to where it waits or rests.
+    __device__ void bid(int k, double eps) const {
+        const int i = s_.queue(active_)[k];
+        TwoLeast best = s_.two_least(i);
+        if (threadIdx.x % kWarp != 0) return;
+        s_.bid_column[k] = -1;
+        const double bound = s_.list_bound[i];
+        const bool fresh = s_.fresh[i] != 0;
+        s_.fresh[i] = 0;
+        if (best.second > bound) {
+            // A list made at today's prices holds the best column, also if others not listed are as good.
+            if (!fresh && (best.first > bound || (best.first == bound && eps == 0.0))) {
+                s_.stale[atomicAdd(&s_.control->stale, 1)] = i;
+                return;
+            }
+            best.second = bound;  // what is not listed is no better than this
+        }
+        if (!(best.first < kForbidden)) return rest();
+        const bool taken = (best.code & kTaken) != 0;
+        const int j = s_.column_at(i, best.code & ~kTaken);
+        double decrement = best.second < kForbidden ? best.second - best.first : 0.0;
+        if (decrement > 0.0 || taken) decrement += eps;
+        const double now = s_.matching.v[j], price = now - decrement;
+        if (taken && !(price < now)) return rest();
+        s_.bid_column[k] = j;
+        s_.bid_key[k] = key_of(price);
+        atomicMin(&s_.best_bid[j], s_.bid_key[k]);
+    }
+
+    // By one thread each: of those who bid the lowest price, the lowest row wins.
+    __device__ void claim(int k) const {
+        const int j = s_.bid_column[k];
+        if (j >= 0 && s_.best_bid[j] == s_.bid_key[k]) atomicMin(&s_.winner[j], s_.queue(active_)[k]);
+    }
+
+    __device__ void award(int k) const {
+        const int j = s_.bid_column[k], i = s_.queue(active_)[k];
+        if (j < 0) return;
+        int next = i;
+        if (s_.winner[j] == i) {
+            next = s_.matching.row_of_col[j];
+            s_.matching.v[j] = of_key(s_.bid_key[k]);
+            s_.matching.row_of_col[j] = i;
+            s_.matching.col_of_row[i] = j;
+            if (next < 0) return;
+            s_.matching.col_of_row[next] = -1;
+        }
+        s_.queue(1 - active_)[atomicAdd(&s_.control->count[1 - active_], 1)] = next;
+    }
+
+    __device__ void clear(int k) const {
+        const int j = s_.bid_column[k];
+        if (j < 0) return;
+        s_.best_bid[j] = kNoBid;
+        s_.winner[j] = kNothing;
+    }
+
+    // By one thread, after all that.
+    __device__ void advance() const {
+        Control& c = *s_.control;
+        c.bids += count_;
+        ++c.rounds;
+        c.count[active_] = 0;
+        c.active = 1 - active_;
+    }
+
+  private:
+    __device__ void rest() const { atomicAdd(&s_.control->resting, 1); }
+
+    const ListState<S> s_;
+    const int active_, count_;
+};
+
+// Rows that wait are read again when there are enough of them, or nobody else is left. By one thread.
+__device__ inline void call_stale(Control& c) {
+    c.rescan = c.stale >= kWaitTogether || c.count[c.active] == 0 ? c.stale : 0;
+}
+
+// Bidders of a round over the whole device; 0: it is not to take place.
+template <class S>
+__device__ inline int bidders_of(const ListState<S>& s) {
+    const Control& c = *s.control;
+    const int count = c.count[c.active];
+    return count > c.few && c.bids < c.budget ? count : 0;
+}
+
+template <class S>
+__global__ void bid_step(ListState<S> s) {
+    const int count = bidders_of(s);
+    const Round<S> round(s, count);
+    const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
+    for (int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; k < count; k += warps)
+        round.bid(k, s.control->eps);
+}
+
+enum class Step { claim, award, clear };
+
+template <class S, Step step>
+__global__ void round_step(ListState<S> s) {
+    const int count = bidders_of(s);
+    const Round<S> round(s, count);
+    const int threads = static_cast<int>(blockDim.x * gridDim.x);
+    for (int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); k < count; k += threads) {
+        if constexpr (step == Step::claim) round.claim(k);
+        if constexpr (step == Step::award) round.award(k);
+        if constexpr (step == Step::clear) round.clear(k);
+    }
+}
+
+// One thread.
+template <class S>
+__global__ void advance_step(ListState<S> s) {
+    const int count = bidders_of(s);
+    if (count > 0) Round<S>(s, count).advance();
+    call_stale(*s.control);
+}
+
+// After list_stale(). One thread.
+template <class S>
+__global__ void stale_done(ListState<S> s) {
+    Control& c = *s.control;
+    if (c.rescan == 0) return;
+    c.rescans += c.rescan;
+    c.stale = 0;
+    c.rescan = 0;
+}
+
+// Few rows bid: one block, round after round, at most `rounds` of them.
+template <class S>
+__global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int rounds) {
+    REBASIN_FAST_SHARED(int, bidders, 1);
+    const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+    for (; rounds > 0; --rounds) {
+        if (t == 0) {
+            const Control& c = *s.control;
+            const int count = c.count[c.active];
+            *bidders = count <= c.few && c.stale < kWaitTogether && c.bids < c.budget ? count : 0;
+        }
+        __syncthreads();
+        const int count = *bidders;
+        if (count == 0) break;
+        const Round<S> round(s, count);
+        for (int k = t / kWarp; k < count; k += threads / kWarp) round.bid(k, s.control->eps);
+        __syncthreads();
+        for (int k = t; k < count; k += threads) round.claim(k);
+        __syncthreads();
+        for (int k = t; k < count; k += threads) round.award(k);
+        __syncthreads();
+        for (int k = t; k < count; k += threads) round.clear(k);
+        if (t == 0) round.advance();
+        __syncthreads();
+    }
+    if (t == 0) call_stale(*s.control);
+}
+
+// Begins a phase. One thread, before enqueue_free().
+template <class S>
+__global__ void begin_phase(ListState<S> s, double eps, long long budget, int few) {
+    Control& c = *s.control;
+    c.active = 0;
+    c.count[0] = c.count[1] = c.stale = c.rescan = c.resting = 0;
+    c.bids = 0;
+    c.budget = budget;
+    c.eps = eps;
+    c.few = few;
+}
+
+// Every free row is to bid.
+template <class S>
+__global__ void enqueue_free(ListState<S> s) {
+    const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i < s.costs.rows && s.matching.col_of_row[i] < 0) s.queue(0)[atomicAdd(&s.control->count[0], 1)] = i;
+}
+
+template <class S>
+__global__ void release_all(ListState<S> s) {
+    const int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (k < s.costs.cols) s.matching.row_of_col[k] = -1;
+    if (k < s.costs.rows) s.matching.col_of_row[k] = -1;
+}
+
+// Frees the rows whose column is not their best at today's prices. A warp a row.
+template <class S>
+__global__ void release_loose(ListState<S> s) {
+    const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
+    for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows; i += warps) {
+        const int j = s.matching.col_of_row[i];
+        if (j < 0) continue;
+        const double listed = s.two_least(i).first, bound = s.list_bound[i];
+        if (threadIdx.x % kWarp == 0 && s.reduced_at(i, j) > (listed < bound ? listed : bound)) {
+            s.matching.row_of_col[j] = -1;
+            s.matching.col_of_row[i] = -1;
+        }
+    }
+}
+
+// Of `samples` rows: what separates the best column from those the list leaves out, and how many listed
+// columns are as good as the best. A warp a row.
+template <class S>
+__global__ void sample_lists(ListState<S> s, int samples, double* slack, int* equal) {
+    const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
+    for (int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; k < samples; k += warps) {
+        const int i = static_cast<int>(static_cast<long long>(k) * s.costs.rows / samples);
+        const double best = s.two_least(i).first;
+        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
+        int count = 0;
+        for (int from = 0; from < kListed; from += kWarp) {
+            const int place = from + static_cast<int>(threadIdx.x) % kWarp;
+            bool same = false;
+            if (place < s.list_size[i]) {
+                const int j = s.list_columns[at + place];
+                same = s.costs.cost(s.list_costs[at + place]) - s.matching.v[j] == best;
+            }
+            count += __popc(__ballot_sync(kWholeWarp, same));
+        }
+        if (threadIdx.x % kWarp == 0) {
+            slack[k] = s.list_bound[i] - best;
+            equal[k] = count;
+        }
+    }
+}
+
+// The last resort, and exact: shortest augmenting paths over whole rows, by one block, `paths` at most.
+// Whoever is matched holds a best column.
+template <class S>
+__global__ void __launch_bounds__(kMostThreads) augment_rows(ListState<S> s, int paths) {
+    BlockSolver<S> solver(s.costs, s.matching);
+    int next = s.control->next;
+    __syncthreads();
+    const bool found = solver.augment(&next, paths);
+    if (threadIdx.x == 0) {
+        s.control->next = next;
+        s.control->infeasible = !found;
+    }
+}
+
+}  // namespace rebasin_fast::cuda

@@ -1,0 +1,37 @@
+// A cost matrix in device memory as the caller holds it, and the answer to it. Knows no CUDA headers.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+namespace rebasin_fast::cuda {
+
+enum class Element : std::int32_t { f32, f64, f16, bf16, i8, u8, i16, i32 };
+
+struct DeviceMatrix {
+    const void* data = nullptr;
+    Element type = Element::f32;
+    std::int64_t rows = 0;
+    std::int64_t cols = 0;
+    std::int64_t row_stride = 0;  // in elements, may be negative
+    std::int64_t col_stride = 0;
+
+    DeviceMatrix transposed() const { return {data, type, cols, rows, col_stride, row_stride}; }
+};
+
+// Where the answer goes: device memory of the caller. With k = min(rows, cols):
+struct DeviceAnswer {
+    std::int64_t* row_ind = nullptr;  // (k,), ascending
+    std::int64_t* col_ind = nullptr;  // (k,)
+    double* row_duals = nullptr;      // (rows,), or null
+    double* col_duals = nullptr;      // (cols,), or null
+    double* cost = nullptr;           // one number; of integers the exact one
+    double* gap = nullptr;            // one number: sum of reduced costs on the chosen cells
+};
+
+// Storage while solving: what holds every element exactly.
+inline bool is_double(Element type) { return type == Element::f64; }
+inline bool is_int32(Element type) { return type == Element::i32; }
+inline bool is_integral(Element type) { return type >= Element::i8; }
+
+}  // namespace rebasin_fast::cuda

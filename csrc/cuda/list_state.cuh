@@ -1,0 +1,91 @@
+// What the kernels for one large problem share: matching, prices, candidate lists, queues of rows.
+//
+// Lists are those of csrc/lap/candidates.hpp: the cheapest columns of a row with a bound on every column left
+// out. Prices only fall, so reduced costs only rise and the bound stays valid for ever.
+#pragma once
+
+#include "cuda/block_solver.cuh"
+#include "cuda/elements.cuh"
+#include "cuda/reduce.cuh"
+
+namespace rebasin_fast::cuda {
+
+inline constexpr int kListed = 64;  // entries of a list at most, two for every lane of a warp
+inline constexpr int kNothing = 0x7fffffff;
+inline constexpr unsigned long long kNoBid = ~0ull;
+
+// What the host reads after a number of launches. Written by the device.
+struct Control {
+    int active;        // which of the two queues holds the rows that bid next
+    int count[2];      // rows in the queues
+    int stale;         // rows whose list decides nothing any more
+    int rescan;        // so many of them are to be read again now
+    int resting;       // rows that stay free in this phase: no bid of theirs would change anything
+    int flaws;         // of the entries
+    int few;           // so many bidders at most are left to one block
+    int next;          // row the path search goes on with
+    int infeasible;
+    long long bids;    // in this phase
+    long long budget;  // of bids; a phase ends beyond it
+    long long rescans; // rows read again, of all phases
+    long long rounds;
+    double eps;
+};
+
+template <class S>
+struct ListState {
+    Costs<S> costs;
+    Matching matching;
+    int* list_columns;  // (rows, kListed)
+    S* list_costs;      // (rows, kListed)
+    int* list_size;     // (rows,)
+    double* list_bound; // (rows,) c_ij - v_j >= bound for every column not listed
+    unsigned char* fresh;  // (rows,) the list was made at today's prices
+    int* queues;        // (2, rows)
+    int* stale;         // (rows,)
+    int* bid_column;    // by place in the queue; -1: no bid
+    unsigned long long* bid_key;
+    unsigned long long* best_bid;  // (cols,) key of the lowest price bid this round
+    int* winner;                   // (cols,) lowest row that bid it
+    Control* control;
+
+    // Where among equals row i begins to look, so that rows full of ties do not all want the same.
+    __device__ int place_of(int i) const {
+        return static_cast<int>(static_cast<long long>(i) * costs.cols / costs.rows);
+    }
+    __device__ int distance(int i, int j) const {
+        const int d = j - place_of(i);
+        return d >= 0 ? d : d + costs.cols;
+    }
+    __device__ int column_at(int i, int distance) const {
+        const int j = place_of(i) + distance;
+        return j < costs.cols ? j : j - costs.cols;
+    }
+    __device__ int* queue(int which) const { return queues + static_cast<std::int64_t>(which) * costs.rows; }
+    __device__ double reduced_at(int i, int j) const { return costs.at(i, j) - matching.v[j]; }
+
+    // By all lanes of a warp: the two smallest reduced costs of row i's list. The code tells the distance of
+    // the column and whether it is taken; free columns come first.
+    __device__ TwoLeast two_least(int i) const {
+        TwoLeast best = TwoLeast::none();
+        const int size = list_size[i];
+        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
+        for (int k = static_cast<int>(threadIdx.x) % kWarp; k < size; k += kWarp) {
+            const int j = list_columns[at + k];
+            const int code = distance(i, j) | (matching.row_of_col[j] < 0 ? 0 : kTaken);
+            best.take(costs.cost(list_costs[at + k]) - matching.v[j], code);
+        }
+        return over_warp(best);
+    }
+};
+
+// Orders doubles as unsigned integers, for atomicMin.
+__device__ inline unsigned long long key_of(double x) {
+    const auto bits = static_cast<unsigned long long>(__double_as_longlong(x));
+    return bits >> 63 != 0 ? ~bits : bits | 1ull << 63;
+}
+__device__ inline double of_key(unsigned long long key) {
+    return __longlong_as_double(static_cast<long long>(key >> 63 != 0 ? key & ~(1ull << 63) : ~key));
+}
+
+}  // namespace rebasin_fast::cuda

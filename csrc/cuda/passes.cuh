@@ -1,0 +1,233 @@
+// Passes over the whole matrix, or over whole rows: column minima, lists, the certificate.
+#pragma once
+
+#include "cuda/list_state.cuh"
+
+namespace rebasin_fast::cuda {
+
+// Minima of all columns as keys, and the flaws of the entries. Blocks of `blockDim.x` columns and
+// `strip` rows; minima are kNoBid before.
+template <class S>
+__global__ void survey_columns(Costs<S> c, int strip, double largest, unsigned long long* minima, int* flaws) {
+    const int j = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    const int first = static_cast<int>(blockIdx.y) * strip;
+    const int end = first + strip < c.rows ? first + strip : c.rows;
+    Bits found = Bits::none();
+    if (j < c.cols) {
+        double least = kForbidden;
+        for (int i = first; i < end; ++i) {
+            const double cost = c.at(i, j);
+            found.value |= static_cast<unsigned>(flaws_of(cost, largest));
+            least = fmin(least, cost);
+        }
+        if (least < kForbidden) atomicMin(&minima[j], key_of(least));
+    }
+    found = over_warp(found);
+    if (threadIdx.x % kWarp == 0 && found.value != 0) atomicOr(flaws, static_cast<int>(found.value));
+}
+
+// Prices to begin with: column minima, or `given` times `factor`, or 0. Nobody is matched.
+template <class S>
+__global__ void begin(ListState<S> s, const unsigned long long* minima, const double* given, double factor) {
+    const int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (k < s.costs.cols) {
+        double v = 0.0;
+        if (given != nullptr)
+            v = given[k] * factor;
+        else if (minima != nullptr && minima[k] != kNoBid)
+            v = of_key(minima[k]);
+        s.matching.v[k] = v;
+        s.matching.row_of_col[k] = -1;
+        s.best_bid[k] = kNoBid;
+        s.winner[k] = kNothing;
+    }
+    if (k < s.costs.rows) {
+        s.matching.col_of_row[k] = -1;
+        s.fresh[k] = 0;
+    }
+}
+
+// One block lists a row's cheapest columns. A threshold is guessed from what the threads' shares of the row
+// have as minima: a quarter to all of a list is below it. Where too much is, a lower one is tried; where ties
+// leave too little below any, columns are added whose value is the threshold, from the row's own place on.
+// What is listed is the same whatever the order in which threads come.
+template <class S>
+class RowLister {
+  public:
+    __device__ explicit RowLister(const ListState<S>& state)
+        : s_(state), t_(static_cast<int>(threadIdx.x)), threads_(static_cast<int>(blockDim.x)) {}
+
+    // Shared memory: `minima` has a double for every thread.
+    __device__ void list(int i, double* minima, int* count, double* threshold) {
+        const S* row = s_.costs.row(i);
+        const double* v = s_.matching.v;
+        double least = kForbidden;
+        for (int j = t_; j < s_.costs.cols; j += threads_) least = fmin(least, s_.costs.cost(row[j]) - v[j]);
+        minima[t_] = least;
+        __syncthreads();
+        int rank = 0;
+        for (int k = 0; k < threads_; ++k) rank += minima[k] < least || (minima[k] == least && k < t_);
+        const int most = 3 * threads_ / 4, aim = 3 * kListed / 4;
+        int wanted = s_.costs.cols <= kListed ? threads_ : aim < most ? aim : most;
+        for (;; wanted /= 2) {
+            if (t_ == 0) {
+                *count = 0;
+                if (wanted == threads_) *threshold = kForbidden;
+            }
+            if (rank == wanted) *threshold = least;
+            __syncthreads();
+            const double below = *threshold;
+            collect(i, row, least, below, count);
+            __syncthreads();
+            const int found = *count;
+            __syncthreads();
+            if (found > kListed) continue;
+            if (4 * found < kListed && below < kForbidden)
+                list_equal(i, row, found, below);
+            else
+                finish(i, found, below);
+            return;
+        }
+    }
+
+  private:
+    __device__ void collect(int i, const S* row, double least, double below, int* count) {
+        if (!(least < below)) return;
+        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
+        for (int j = t_; j < s_.costs.cols; j += threads_) {
+            if (!(s_.costs.cost(row[j]) - s_.matching.v[j] < below)) continue;
+            const int place = atomicAdd(count, 1);
+            if (place >= kListed) return;  // too many in any case
+            s_.list_columns[at + place] = j;
+            s_.list_costs[at + place] = row[j];
+        }
+    }
+
+    // Fills the list up with the first columns, from the row's own place on, whose reduced cost is `value`.
+    __device__ void list_equal(int i, const S* row, int done, double value) {
+        REBASIN_FAST_SHARED(int, of_warp, kWarp);
+        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
+        const int warps = threads_ / kWarp, warp = t_ / kWarp, lane = t_ % kWarp;
+        for (int from = 0; from < s_.costs.cols && done < kListed; from += threads_) {
+            const int j = from + t_ < s_.costs.cols ? s_.column_at(i, from + t_) : -1;
+            const bool equal = j >= 0 && s_.costs.cost(row[j]) - s_.matching.v[j] == value;
+            const unsigned votes = __ballot_sync(kWholeWarp, equal);
+            if (lane == 0) of_warp[warp] = __popc(votes);
+            __syncthreads();
+            int place = done + __popc(votes & ((1u << lane) - 1u));
+            for (int w = 0; w < warps; ++w) {
+                if (w < warp) place += of_warp[w];
+                done += of_warp[w];
+            }
+            if (equal && place < kListed) {
+                s_.list_columns[at + place] = j;
+                s_.list_costs[at + place] = row[j];
+            }
+            __syncthreads();
+        }
+        finish(i, done < kListed ? done : kListed, value);
+    }
+
+    // Sorts what was listed by column, for threads came in any order.
+    __device__ void finish(int i, int size, double bound) {
+        __syncthreads();
+        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
+        int column = 0, place = 0;
+        S element{};
+        if (t_ < size) {
+            column = s_.list_columns[at + t_];
+            element = s_.list_costs[at + t_];
+            for (int k = 0; k < size; ++k) place += s_.list_columns[at + k] < column;
+        }
+        __syncthreads();
+        if (t_ < size) {
+            s_.list_columns[at + place] = column;
+            s_.list_costs[at + place] = element;
+        }
+        if (t_ == 0) {
+            s_.list_size[i] = size;
+            s_.list_bound[i] = bound;
+            s_.fresh[i] = 1;
+        }
+    }
+
+    const ListState<S> s_;
+    const int t_, threads_;
+};
+
+// Threads of a block that lists rows; at least one for every entry of a list.
+inline constexpr int kMostListers = 256, kFewestListers = kListed;
+
+// Lists every row.
+template <class S>
+__global__ void list_all(ListState<S> s) {
+    REBASIN_FAST_SHARED(double, minima, kMostListers);
+    REBASIN_FAST_SHARED(int, count, 1);
+    REBASIN_FAST_SHARED(double, threshold, 1);
+    RowLister<S> lister(s);
+    for (int i = static_cast<int>(blockIdx.x); i < s.costs.rows; i += static_cast<int>(gridDim.x)) {
+        lister.list(i, minima, count, threshold);
+        __syncthreads();
+    }
+}
+
+// Lists those rows again that wait for it, and lets them bid.
+template <class S>
+__global__ void list_stale(ListState<S> s) {
+    REBASIN_FAST_SHARED(double, minima, kMostListers);
+    REBASIN_FAST_SHARED(int, count, 1);
+    REBASIN_FAST_SHARED(double, threshold, 1);
+    RowLister<S> lister(s);
+    const int rows = s.control->rescan, active = s.control->active;
+    for (int k = static_cast<int>(blockIdx.x); k < rows; k += static_cast<int>(gridDim.x)) {
+        const int i = s.stale[k];
+        lister.list(i, minima, count, threshold);
+        if (threadIdx.x == 0) s.queue(active)[atomicAdd(&s.control->count[active], 1)] = i;
+        __syncthreads();
+    }
+}
+
+// u_i = min_j c_ij - v_j over the whole row, what is left of the chosen cell, and its element. A warp a row.
+template <class S>
+__global__ void prove_rows(ListState<S> s, double* u, double back, double* gaps, double* elements) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
+    for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows; i += warps) {
+        double least = kForbidden;
+        const S* row = s.costs.row(i);
+        for (int j = lane; j < s.costs.cols; j += kWarp)
+            least = fmin(least, s.costs.cost(row[j]) - s.matching.v[j]);
+        least = over_warp(Least{least, 0}).value;
+        if (lane == 0) {
+            const int j = s.matching.col_of_row[i];
+            gaps[i] = s.reduced_at(i, j) - least;
+            elements[i] = static_cast<double>(row[j]);
+            if (u != nullptr) u[i] = least * back;
+        }
+    }
+}
+
+// Writes the answer. One block.
+template <class S>
+__global__ void __launch_bounds__(kMostThreads) write_answer(ListState<S> s, bool turned, DeviceAnswer to, double back, const double* gaps,
+                             const double* elements) {
+    OverBlock<Sum> sum;
+    Sum gap = Sum::none(), total = Sum::none();
+    for (int i = static_cast<int>(threadIdx.x); i < s.costs.rows; i += static_cast<int>(blockDim.x)) {
+        gap.value += gaps[i];
+        total.value += elements[i];
+    }
+    gap = sum(gap);
+    total = sum(total);
+    double* const v = turned ? to.row_duals : to.col_duals;
+    if (v != nullptr)
+        for (int j = static_cast<int>(threadIdx.x); j < s.costs.cols; j += static_cast<int>(blockDim.x))
+            v[j] = s.matching.v[j] * back;
+    if (threadIdx.x == 0) {
+        *to.cost = total.value;
+        *to.gap = gap.value * (back < 0.0 ? -back : back);
+    }
+    write_cells(s.matching, s.costs.rows, s.costs.cols, turned, to);
+}
+
+}  // namespace rebasin_fast::cuda
