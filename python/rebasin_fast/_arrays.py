@@ -380,6 +380,7 @@ def parts(array: Array) -> Iterator[tuple[int, int]]:
 
 def squared_norm(array: Array) -> float:
     """Return the sum of squares in float64; a narrower array is widened a part at a time."""
+    array = array.detach() if torch_of(array) is not None else array
     if not array.shape:
         return inner(array, array)
     found: Any = 0.0

@@ -283,10 +283,12 @@ class _Merge:
             for name, total in totals.items():
                 add_permuted(self.spec, self.permutations[i], name, model[name], total, 1)
             del model  # before the next one is read
-        return {
-            name: cast_like(self.ranks.add_up(totals.pop(name)) / len(self.models), array)
-            for name, array in like.items()
-        }
+        mean: dict[str, Array] = {}
+        for name, array in like.items():
+            total = self.ranks.add_up(totals.pop(name))
+            total /= len(self.models)
+            mean[name] = cast_like(total, array)
+        return mean
 
     def _is_pending(self, i: int) -> bool:
         return any(moved > self._settled[i] for j, moved in enumerate(self._moved) if j != i)
