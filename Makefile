@@ -45,6 +45,19 @@ bench-matching: $(VENV)/.installed-test
 	@mkdir -p build/bench
 	$(BIN)/python bench/weight_matching.py --json build/bench/weight_matching.json $(BENCH)
 
+# On a machine with a GPU: builds, tests there, lets compute-sanitizer look at some of the tests, and measures.
+# GPU_TESTS names those that memcheck and racecheck see: each takes a hundred times as long there.
+GPU_TESTS ?= test_every_dtype or test_a_stack or test_a_list or test_views or test_errors
+SANITIZED = compute-sanitizer --target-processes all --error-exitcode 1
+.PHONY: gpu
+gpu: $(VENV)/.installed-test
+	$(BIN)/python -c "from rebasin_fast import cuda; raise SystemExit(cuda.why_unavailable())"
+	$(BIN)/python -m pytest -m gpu
+	$(SANITIZED) --tool memcheck $(BIN)/python -m pytest -m gpu tests/test_cuda.py -k "$(GPU_TESTS)"
+	$(SANITIZED) --tool racecheck $(BIN)/python -m pytest -m gpu tests/test_cuda.py -k "$(GPU_TESTS)"
+	@mkdir -p build/bench
+	$(BIN)/python bench/gpu.py --json build/bench/gpu.json $(BENCH)
+
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

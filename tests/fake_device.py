@@ -1,214 +1,180 @@
-"""A device that is not there: tensors that say they lie on ``cuda:0``, computed by the CPU, and counted on their way.
+"""A CUDA device for tests of dispatch where there is none: its memory is the host's, its solver the CPU's.
 
-What a GPU would refuse is refused here (operands on two devices, NumPy reading a tensor), and every transfer between
-host and device is recorded with its number of elements. So it is tested without a GPU that nothing the size of a weight
-or a cost matrix goes to the host. The assignment problems are injected: solved by the core on the memory underneath, in
-the place of the solver for devices, which is tested by itself.
+What is real: everything of the package up to the calls of the extension, with their addresses, shapes and strides.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+import types
+from typing import Any
 
 import numpy as np
-import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
-import rebasin_fast
-from rebasin_fast import _assign, cuda, lap
+from rebasin_fast import solve_assignment
 
-DEVICE = torch.device("cuda:0")
-_STREAM = 7
-
-_SCALARS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default}
-_MIXED = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
-
-
-class FakeTensor(torch.Tensor):
-    """A tensor on the device; `under` is the CPU tensor that does the work. Torch's core takes it for a meta tensor."""
-
-    @staticmethod
-    def __new__(cls, under):
-        return torch.Tensor._make_wrapper_subclass(
-            cls, under.shape, strides=under.stride(), storage_offset=under.storage_offset(), dtype=under.dtype,
-            device="meta",
-        )  # fmt: skip
-
-    def __init__(self, under):
-        self.under = under
-
-    device = property(lambda self: DEVICE)
-    is_cuda = property(lambda self: True)
-
-    def data_ptr(self):
-        return self.under.data_ptr()
-
-    def tolist(self):
-        return self.cpu().tolist()
-
-    def __repr__(self):
-        return f"FakeTensor({self.under})"
-
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        raise AssertionError(f"{function} outside of the fake device")
+_CTYPES = {
+    "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+    "float16": ctypes.c_uint16,
+    "bfloat16": ctypes.c_uint16,
+    "int8": ctypes.c_int8,
+    "uint8": ctypes.c_uint8,
+    "bool": ctypes.c_uint8,
+    "int16": ctypes.c_int16,
+    "int32": ctypes.c_int32,
+    "int64": ctypes.c_int64,
+}
 
 
-@dataclass
-class Transfers(TorchDispatchMode):
-    """Watches a real device; `to_host` and `to_device` hold the elements of every transfer."""
-
-    to_host: list[int] = field(default_factory=list)
-    to_device: list[int] = field(default_factory=list)
-
-    def __post_init__(self):
-        super().__init__()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        self._count(function, args, _stays(args, kwargs))
-        return function(*args, **kwargs)
-
-    def _count(self, function, args, stays):
-        there = [_on_device(leaf) for leaf in args]
-        if function in _SCALARS and there[0]:
-            self.to_host.append(1)
-        elif function is torch.ops.aten.copy_.default and there[0] != there[1]:
-            (self.to_device if there[0] else self.to_host).append(args[1].numel())
-        elif function is torch.ops.aten._to_copy.default and stays != there[0]:
-            (self.to_device if stays else self.to_host).append(args[0].numel())
-
-    def put(self, state):
-        """Return a state dict on the device; names that are one tensor stay one."""
-        done = {}
-        return {name: done.setdefault(id(tensor), self.tensor(tensor)) for name, tensor in state.items()}
-
-    def tensor(self, tensor):
-        """Return a tensor on the device."""
-        with _unwatched():
-            return tensor.to(DEVICE)
-
-    def back(self, state):
-        """Return a state dict on the CPU; names that are one tensor stay one."""
-        done = {}
-        with _unwatched():
-            return {name: done.setdefault(id(tensor), self._cpu(tensor)) for name, tensor in state.items()}
-
-    def _cpu(self, tensor):
-        return tensor.cpu()
+def _at(address: int, dtype: str, index: int) -> Any:
+    kind = _CTYPES[dtype]
+    return kind.from_address(address + index * ctypes.sizeof(kind))
 
 
-class FakeDevice(Transfers):
-    """Runs what is asked of fake tensors, on the memory under them; `packed` counts calls of the extension's kernel."""
-
-    packed = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        stays = _stays(args, kwargs)
-        self._count(function, args, stays)
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        fakes = [tensor for tensor in tensors if isinstance(tensor, FakeTensor)]
-        on_host = [tensor for tensor in tensors if not isinstance(tensor, FakeTensor) and tensor.ndim]
-        if fakes and on_host and function not in _MIXED:
-            raise RuntimeError(f"{function}: expected all tensors to be on the same device")
-        if kwargs.get("device") is not None:
-            kwargs["device"] = torch.device("cpu")
-        found = function(*tree_map(_under, args), **tree_map(_under, kwargs))
-        same = {id(fake.under): fake for fake in fakes}  # an operation in place returns the tensor itself
-
-        def placed(value):
-            if not (stays and isinstance(value, torch.Tensor)):
-                return value
-            return same[id(value)] if id(value) in same else FakeTensor(value)
-
-        return tree_map(placed, found)
-
-    def tensor(self, tensor):
-        return FakeTensor(tensor)
-
-    def _cpu(self, tensor):
-        return tensor.under
-
-    def solve_assignment(self, cost, maximize=False, *, duals=None):
-        """Stand in for the solver on the device: what it is given and returns lies there."""
-        if not isinstance(cost, FakeTensor):
-            return lap.solve_assignment(cost, maximize, duals=duals)
-        assert duals is None or isinstance(duals, FakeTensor)
-        with _unwatched():
-            under = None if duals is None else duals.under.numpy()
-            found = lap.solve_assignment(cost.under.numpy(), maximize, duals=under)
-            arrays = ("row_ind", "col_ind", "row_duals", "col_duals")
-            return replace(found, **{name: FakeTensor(torch.from_numpy(getattr(found, name))) for name in arrays})
-
-    def gather_panel(self, pointer, dtype, strides, indices, before, to, to_dtype, shape, device, stream):
-        """Stand in for the extension's kernel: written down from what its header says, address by address."""
-        assert (device, stream) == (0, _STREAM)
-        self.packed += 1
-        with _unwatched():
-            lists = [at and _memory(at, "int64", [n], [1]) for at, n in zip(indices, shape, strict=True)]
-            found = _gathered(pointer, dtype, strides, lists, shape)
-            wide = torch.float64 if "float64" in (dtype, to_dtype) else torch.float32
-            found = found.to(wide)
-            if before is not None:
-                axis, at = before
-                lists[axis] = _memory(at, "int64", [shape[axis]], [1])
-                found -= _gathered(pointer, dtype, strides, lists, shape)
-            contiguous = [int(np.prod(shape[k + 1 :])) for k in range(len(shape))]
-            _memory(to, to_dtype, shape, contiguous).copy_(found)
+def _widened(value: int | float, dtype: str) -> float | int:
+    if dtype == "bfloat16":
+        return float(np.uint32(int(value) << 16).view(np.float32))
+    if dtype == "float16":
+        return float(np.uint16(value).view(np.float16))
+    return value
 
 
-def _gathered(pointer, dtype, strides, lists, shape):
-    extents = [n if index is None else int(index.max()) + 1 for index, n in zip(lists, shape, strict=True)]
-    array = _memory(pointer, dtype, extents, strides)
-    for axis, index in enumerate(lists):
-        array = array if index is None else array.index_select(axis, index)
-    return array
+def _matrix(address: int, dtype: str, shape: Any, strides: Any) -> np.ndarray:
+    n, m = shape
+    cells = [
+        [_widened(_at(address, dtype, i * strides[0] + j * strides[1]).value, dtype) for j in range(m)]
+        for i in range(n)
+    ]
+    return np.array(cells, dtype=dtype if dtype.startswith(("int", "uint", "float")) else np.float32)
 
 
-def _memory(pointer, dtype, shape, strides):
-    """Return the tensor that lies at an address."""
-    elements = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    size = getattr(torch, dtype).itemsize
-    raw = (ctypes.c_uint8 * (elements * size)).from_address(pointer)
-    return torch.frombuffer(raw, dtype=getattr(torch, dtype)).as_strided(shape, strides)
+def _write(address: int, dtype: str, values: Any) -> None:
+    for k, value in enumerate(values):
+        _at(address, dtype, k).value = value
 
 
-def _on_device(value):
-    return isinstance(value, torch.Tensor) and value.device == DEVICE
+class Extension:
+    """Stands for `rebasin_fast._cuda`; `calls` tells what was asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def solve(self, costs, maximize, col_duals, answer, device, stream):
+        self.calls.append("solve")
+        assert (device, stream) == (0, 7)
+        cost = _matrix(*costs)
+        start = [_at(col_duals, "float64", j).value for j in range(cost.shape[1])] if col_duals else None
+        found = solve_assignment(cost, maximize, duals=start)
+        names = ("row_ind", "col_ind", "row_duals", "col_duals")
+        for address, name in zip(answer[:4], names, strict=True):
+            if address:
+                _write(address, "int64" if name.endswith("ind") else "float64", getattr(found, name).tolist())
+        _write(answer[4], "float64", [found.cost])
+        _write(answer[5], "float64", [found.gap])
+        return {"method": "auction", "row_scans": 3, "augmentations": 0}
+
+    def solve_list(self, costs, maximize, answers, device, stream):
+        for b, (cost, answer) in enumerate(zip(costs, answers, strict=True)):
+            try:
+                self.solve(cost, maximize, 0, answer, device, stream)
+            except ValueError as error:
+                raise ValueError(f"costs[{b}]: {error}") from None
+        self.calls = ["solve_list"]
+
+    def solve_stack(self, costs, maximize, answers, device, stream):
+        address, dtype, (problems, n, m), strides = costs
+        size, pairs = ctypes.sizeof(_CTYPES[dtype]), min(n, m)
+        steps = (8 * pairs, 8 * pairs, 8 * n, 8 * m, 8, 8)
+        self.solve_list(
+            [(address + b * strides[0] * size, dtype, (n, m), strides[1:]) for b in range(problems)],
+            maximize,
+            [[at + b * step if at else 0 for at, step in zip(answers, steps, strict=True)] for b in range(problems)],
+            device,
+            stream,
+        )
+        self.calls = ["solve_stack"]
 
 
-def _stays(args, kwargs):
-    """Say whether the results of an operation lie on the device (which torch's core takes for "meta")."""
-    wanted = kwargs.get("device")
-    if wanted is None:
-        return any(map(_on_device, tree_leaves((args, kwargs))))
-    return torch.device(wanted).type != "cpu"
+def cupy_module() -> types.ModuleType:
+    """Return a stand-in for cupy with the little of it that `_arrays` uses."""
+
+    class Device:
+        id = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+    class Ndarray:
+        def __init__(self, host):
+            self.host = host
+            self.data = types.SimpleNamespace(ptr=host.__array_interface__["data"][0])
+            self.shape, self.strides, self.dtype, self.device = host.shape, host.strides, host.dtype, Device()
+
+        __cuda_array_interface__ = property(lambda self: self.host.__array_interface__)
+
+        def __len__(self):
+            return len(self.host)
+
+        def __abs__(self):
+            return abs(self.host)
+
+        def __getitem__(self, key):
+            return self.host[key]
+
+        def __setitem__(self, key, value):
+            self.host[key] = value
+
+        def reshape(self, *shape):
+            return Ndarray(self.host.reshape(*shape))
+
+        def astype(self, dtype, copy=True):
+            return Ndarray(self.host.astype(dtype, copy=copy))
+
+        def get(self):
+            return self.host.copy()
+
+    cupy = types.ModuleType("cupy")
+    cupy.ndarray = Ndarray
+    cupy.empty = lambda shape, dtype: Ndarray(np.full(shape, 99, dtype))
+    cupy.asarray = lambda array: Ndarray(np.array(array))
+    cupy.ascontiguousarray = lambda array: Ndarray(np.ascontiguousarray(array.host))
+    cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=7))
+    return cupy
 
 
-def _under(value):
-    return value.under if isinstance(value, FakeTensor) else value
+class Exporter:
+    """An array of a library nobody knows, on a CUDA device, that speaks DLPack."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise AssertionError("the stand-ins take the array itself")
 
 
-@contextmanager
-def _unwatched():
-    with torch.utils._python_dispatch._disable_current_modes():
-        yield
+@contextlib.contextmanager
+def installed(monkeypatch, *, library: str):
+    """Yield (extension, put): `put` makes a numpy array one that seems to lie on the device."""
+    from rebasin_fast import _arrays, _on_device, cuda
 
+    extension = Extension()
+    monkeypatch.setattr(_on_device, "_extension", lambda: extension)
+    monkeypatch.setattr(cuda, "why_unusable", lambda: None)
+    if library == "cupy":
+        cupy = cupy_module()
+        monkeypatch.setitem(__import__("sys").modules, "cupy", cupy)
+        yield extension, cupy.ndarray
+        return
+    import torch
 
-@contextmanager
-def fake_device():
-    """Make ``cuda:0`` something to compute on, with a solver of assignment problems; yield the `FakeDevice`."""
-    device = FakeDevice()
-    with pytest.MonkeyPatch.context() as patch, device:
-        patch.setattr(torch.cuda, "_lazy_init", lambda: None)  # torch without CUDA would refuse the device's name
-        patch.setattr(cuda, "is_available", lambda: True)
-        patch.setattr(_assign, "solve_assignment", device.solve_assignment)
-        patch.setattr(rebasin_fast, "_cuda", SimpleNamespace(gather_panel=device.gather_panel), raising=False)
-        patch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=_STREAM))
-        yield device
+    monkeypatch.setattr(_arrays, "_torch_stream", lambda _torch, _device: 7)
+    monkeypatch.setattr(_arrays, "_adopted", lambda exporter: exporter.array)
+    yield extension, lambda array: Exporter(torch.from_numpy(array) if isinstance(array, np.ndarray) else array)

@@ -1,6 +1,6 @@
 """Networks on a device: every method finds there what it finds on the CPU, and only answers come to the host.
 
-The device is an imitation that counts transfers (`fake_device`); with ``-m gpu`` it is a GPU, watched the same way.
+The device is an imitation that counts transfers (`imitated_device`); with ``-m gpu`` it is a GPU, watched the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fake_device import Transfers, fake_device
+from imitated_device import FakeDevice, Transfers, imitated_device
 from models import MLP, VGG16, ResNet20, randomise
 from rebasin_fast import (
     PermutationSpec,
@@ -46,10 +46,10 @@ SHAPES = {"a": (12, 9), "b": (11, 12, 3), "c": (2, 12, 10, 11), "d": (10,), "e":
 @pytest.fixture(params=["imitation", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request):
     if request.param == "imitation":
-        with fake_device() as imitation:
+        with imitated_device() as imitation:
             yield imitation
-    elif not cuda.is_available():
-        pytest.skip(cuda.why_unavailable())
+    elif not (torch.cuda.is_available() and cuda.is_available()):
+        pytest.skip("no CUDA device")
     else:
         with Transfers() as real:
             yield real
@@ -93,6 +93,9 @@ def test_weight_matching(device, network, method):
     there = device.put(a), device.put(b)
     found = weight_matching(spec, *there, method=method)
     assert only_answers_travelled(device, spec, a)
+    if isinstance(device, FakeDevice):
+        assert device.packed > 0
+        assert device.solved >= found.stats.solves  # rounding from inside is not counted
     want = weight_matching(spec, a, b, method=method)
     assert same(found.permutation, want.permutation)
     assert found.objective == pytest.approx(want.objective)
@@ -153,7 +156,7 @@ def test_a_network_on_the_cpu_joins_one_on_the_device(device):
 
 def test_without_a_solver_for_devices_cost_matrices_are_solved_on_the_cpu(device, monkeypatch):
     spec, a, b = pair("mlp")
-    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cuda, "why_unusable", lambda: "there is none")
     found = weight_matching(spec, device.put(a), device.put(b))
     assert same(found.permutation, weight_matching(spec, a, b).permutation)
     assert max(device.to_host) == 40 * 40

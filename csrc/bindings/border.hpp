@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "bindings/raise.hpp"
 #include "lap/lap.hpp"
 
 namespace rebasin_fast {
@@ -15,9 +16,6 @@ std::optional<ElementType> element_type(const pybind11::dtype& dtype);
 
 // `cost` is native-endian and aligned: the caller sees to that.
 MatrixView view_of(const pybind11::array& cost);
-
-// The one place where a status becomes an exception. The texts are SciPy's: callers match on them.
-void raise_for(Status status);
 
 // What Python's Assignment is made of, or the exception the status asks for.
 pybind11::dict answer_of(Result&& result);

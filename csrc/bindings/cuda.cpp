@@ -1,8 +1,22 @@
 // The CUDA extension as Python sees it. Imported lazily, and only where a build found nvcc.
+//
+// Arrays cross as addresses, shapes and strides: which library they belong to is the Python layer's affair,
+// which also makes the arrays that answers are written to. Everything runs on the stream it names.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/interrupt.hpp"
+#include "bindings/raise.hpp"
 #include "bindings/register_cuda.hpp"
+#include "cuda/batch.hpp"
 #include "cuda/device_query.hpp"
+#include "cuda/solver.hpp"
 
 namespace py = pybind11;
 
@@ -22,6 +36,136 @@ py::tuple device_query() {
     return py::make_tuple(found, why_none);
 }
 
+using rebasin_fast::Status;
+using namespace rebasin_fast::cuda;
+using Address = std::uintptr_t;
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+Element element_named(const std::string& dtype) {
+    static const std::pair<const char*, Element> all[] = {
+        {"float32", Element::f32},   {"float64", Element::f64}, {"float16", Element::f16},
+        {"bfloat16", Element::bf16}, {"int8", Element::i8},     {"uint8", Element::u8},
+        {"bool", Element::u8},       {"int16", Element::i16},   {"int32", Element::i32}};
+    for (const auto& [name, element] : all)
+        if (dtype == name) return element;
+    throw py::type_error("costs have dtype " + dtype + "; expected one that is solved on the device");
+}
+
+// (address, dtype, shape, strides in elements), the last two of one length.
+struct Given {
+    Address address;
+    std::string dtype;
+    std::vector<std::int64_t> shape, strides;
+};
+
+DeviceMatrix matrix_of(const Given& given, std::size_t first_axis) {
+    constexpr std::int64_t limit = std::int64_t{1} << 30;  // columns share a word with a flag
+    const std::int64_t rows = given.shape.at(first_axis), cols = given.shape.at(first_axis + 1);
+    if (rows >= limit || cols >= limit)
+        throw py::value_error("cost must have fewer than 2**30 rows and columns on a device");
+    return {pointer<const void>(given.address), element_named(given.dtype),      rows, cols,
+            given.strides.at(first_axis),       given.strides.at(first_axis + 1)};
+}
+
+Given given_of(const py::tuple& tuple) {
+    return {tuple[0].cast<Address>(), tuple[1].cast<std::string>(),
+            tuple[2].cast<std::vector<std::int64_t>>(), tuple[3].cast<std::vector<std::int64_t>>()};
+}
+
+// Addresses of row_ind, col_ind, row_duals, col_duals, cost, gap; 0 for duals that are not wanted.
+using Places = std::array<Address, 6>;
+
+DeviceAnswer answer_at(const Places& at) {
+    return {pointer<std::int64_t>(at[0]), pointer<std::int64_t>(at[1]), pointer<double>(at[2]),
+            pointer<double>(at[3]),       pointer<double>(at[4]),       pointer<double>(at[5])};
+}
+
+py::dict solve_one(const py::tuple& costs, bool maximize, Address col_duals, const Places& answer, int device,
+                   Address stream) {
+    const DeviceMatrix matrix = matrix_of(given_of(costs), 0);
+    rebasin_fast::PythonSignals signals;
+    SolveOptions options;
+    options.maximize = maximize;
+    options.col_duals = pointer<const double>(col_duals);
+    options.interrupt = &signals;
+    SolveOutcome outcome;
+    {
+        const py::gil_scoped_release release;
+        const DeviceScope scope(device);
+        outcome = solve(matrix, answer_at(answer), options, pointer<CUstream_st>(stream));
+    }
+    rebasin_fast::raise_for(outcome.status);
+    py::dict stats;
+    stats["method"] = outcome.stats.by_a_block ? "dense" : "auction";
+    stats["row_scans"] = outcome.stats.row_scans;
+    stats["augmentations"] = outcome.stats.augmentations;
+    return stats;
+}
+
+void solve_all(const std::vector<BatchProblem>& problems, bool maximize, int device, Address stream) {
+    std::vector<Outcome> outcomes;
+    if (!problems.empty()) {
+        const py::gil_scoped_release release;
+        const DeviceScope scope(device);
+        outcomes = solve_batch(problems, maximize, pointer<CUstream_st>(stream));
+    }
+    for (std::size_t b = 0; b < outcomes.size(); ++b) {
+        try {
+            if (outcomes[b] == Outcome::infeasible) rebasin_fast::raise_for(Status::infeasible);
+            if (outcomes[b] == Outcome::invalid_entry) rebasin_fast::raise_for(Status::invalid_entry);
+        } catch (const py::value_error& error) {
+            throw py::value_error("costs[" + std::to_string(b) + "]: " + error.what());
+        }
+    }
+}
+
+// Problems of one shape: the answers lie one after the other in arrays without gaps.
+void solve_stack(const py::tuple& costs, bool maximize, const Places& answers, int device, Address stream) {
+    const Given given = given_of(costs);
+    DeviceMatrix matrix = matrix_of(given, 1);
+    const std::int64_t pairs = std::min(matrix.rows, matrix.cols);
+    const std::int64_t width = given.dtype == "float64"                                                   ? 8
+                               : given.dtype == "float32" || given.dtype == "int32"                       ? 4
+                               : given.dtype == "int8" || given.dtype == "uint8" || given.dtype == "bool" ? 1
+                                                                                                          : 2;
+    std::vector<BatchProblem> problems(static_cast<std::size_t>(given.shape.at(0)));
+    const DeviceAnswer first = answer_at(answers);
+    for (std::int64_t b = 0; b < given.shape[0]; ++b) {
+        BatchProblem& problem = problems[static_cast<std::size_t>(b)];
+        problem.costs = matrix;
+        problem.costs.data = static_cast<const char*>(matrix.data) + b * given.strides[0] * width;
+        const auto moved = [&](auto* at, std::int64_t by) { return at == nullptr ? at : at + b * by; };
+        problem.answer = {moved(first.row_ind, pairs),
+                          moved(first.col_ind, pairs),
+                          moved(first.row_duals, matrix.rows),
+                          moved(first.col_duals, matrix.cols),
+                          moved(first.cost, 1),
+                          moved(first.gap, 1)};
+    }
+    solve_all(problems, maximize, device, stream);
+}
+
+void solve_list(const std::vector<py::tuple>& costs, bool maximize, const std::vector<Places>& answers,
+                int device, Address stream) {
+    std::vector<BatchProblem> problems;
+    for (std::size_t b = 0; b < costs.size(); ++b)
+        problems.push_back({matrix_of(given_of(costs[b]), 0), answer_at(answers.at(b))});
+    solve_all(problems, maximize, device, stream);
+}
+
+// The call that failed and CUDA's own text; MemoryError where there was no memory.
+void translate(std::exception_ptr thrown) {
+    try {
+        if (thrown) std::rethrow_exception(thrown);
+    } catch (const Error& error) {
+        PyErr_SetString(error.out_of_memory ? PyExc_MemoryError : PyExc_RuntimeError, error.what());
+    }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
@@ -29,4 +173,11 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     module.attr("RUNTIME_VERSION") = rebasin_fast::cuda::runtime_version();
     module.def("device_query", &device_query);
     rebasin_fast::register_panel(module);
+    py::register_local_exception_translator(&translate);
+    module.def("solve", &solve_one, py::arg("costs"), py::arg("maximize"), py::arg("col_duals"),
+               py::arg("answer"), py::arg("device"), py::arg("stream"));
+    module.def("solve_stack", &solve_stack, py::arg("costs"), py::arg("maximize"), py::arg("answers"),
+               py::arg("device"), py::arg("stream"));
+    module.def("solve_list", &solve_list, py::arg("costs"), py::arg("maximize"), py::arg("answers"),
+               py::arg("device"), py::arg("stream"));
 }

@@ -96,12 +96,6 @@ Result solve_without_gil(const py::array& cost, Options options) {
 
 }  // namespace
 
-void raise_for(Status status) {
-    if (status == Status::interrupted) throw py::error_already_set();  // what the signal handler raised
-    if (status == Status::infeasible) throw py::value_error("cost matrix is infeasible");
-    if (status == Status::invalid_entry) throw py::value_error("matrix contains invalid numeric entries");
-}
-
 py::tuple assign(const py::array& cost, bool maximize) {
     Options options;
     options.maximize = maximize;

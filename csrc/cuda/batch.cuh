@@ -38,8 +38,9 @@ __device__ inline void stage(const DeviceMatrix& from, S* to) {
 // matching lie in shared memory (`staged`), or the matching alone, or neither (`workspace`: `apart` bytes a
 // problem).
 template <class S>
-__global__ void __launch_bounds__(kMostThreads) solve_tasks(const BlockTask* tasks, double factor, double largest, bool staged,
-                            unsigned char* workspace, std::size_t apart, int* status) {
+__global__ void __launch_bounds__(kMostThreads)
+    solve_tasks(const BlockTask* tasks, double factor, double largest, bool staged, unsigned char* workspace,
+                std::size_t apart, int* status) {
     const BlockTask task = tasks[blockIdx.x];
     const auto rows = static_cast<int>(task.costs.rows), cols = static_cast<int>(task.costs.cols);
     unsigned char* memory = workspace != nullptr ? workspace + blockIdx.x * apart : dynamic_shared();
@@ -103,13 +104,13 @@ class TaskGroup {
             if (!staged_ && !lies_ready<S>(task.costs)) {
                 packed.emplace_back(task.costs.rows * task.costs.cols, stream);
                 pack(task.costs, packed.back().get(), stream);
-                task.costs = {packed.back().get(), task.costs.type, task.costs.rows, task.costs.cols,
-                              task.costs.cols,     1};
+                task.costs = {packed.back().get(), task.costs.type, task.costs.rows,
+                              task.costs.cols,     task.costs.cols, 1};
             }
             const std::size_t bytes = (Matching::bytes(task.costs.rows, task.costs.cols) + 7) / 8 * 8;
             matching = std::max(matching, bytes);
-            whole = std::max(
-                whole, bytes + static_cast<std::size_t>(task.costs.rows * task.costs.cols) * sizeof(S));
+            whole = std::max(whole,
+                             bytes + static_cast<std::size_t>(task.costs.rows * task.costs.cols) * sizeof(S));
             rows = std::max(rows, task.costs.rows);
         }
         const std::size_t shared = staged_ ? whole : matching;
@@ -148,8 +149,7 @@ bool fits_staged(const DeviceMatrix& costs) {
 }
 
 template <class S>
-void run_tasks(const std::vector<BlockTask>& tasks, double factor, bool guarded, int* status,
-               Stream stream) {
+void run_tasks(const std::vector<BlockTask>& tasks, double factor, bool guarded, int* status, Stream stream) {
     std::map<std::pair<unsigned, bool>, std::vector<BlockTask>> groups;
     for (const BlockTask& task : tasks)
         groups[{threads_for(task.costs.cols), fits_staged<S>(task.costs)}].push_back(task);
@@ -164,7 +164,8 @@ inline std::vector<Outcome> solve_batch_on(const std::vector<BatchProblem>& prob
         const DeviceMatrix& costs = problems[k].costs;
         const bool turned = costs.rows > costs.cols;
         auto& list = is_double(costs.type) ? doubles : is_int32(costs.type) ? ints : floats;
-        list.push_back({turned ? costs.transposed() : costs, problems[k].answer, turned, static_cast<int>(k)});
+        list.push_back(
+            {turned ? costs.transposed() : costs, problems[k].answer, turned, static_cast<int>(k)});
     }
     const double sign = maximize ? -1.0 : 1.0;
     Buffer<int> status(static_cast<std::int64_t>(problems.size()), stream);

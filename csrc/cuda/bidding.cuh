@@ -208,7 +208,8 @@ __global__ void release_all(ListState<S> s) {
 template <class S>
 __global__ void release_loose(ListState<S> s) {
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
-    for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows; i += warps) {
+    for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows;
+         i += warps) {
         const int j = s.matching.col_of_row[i];
         if (j < 0) continue;
         const double listed = s.two_least(i).first, bound = s.list_bound[i];

@@ -15,11 +15,11 @@ namespace rebasin_fast::cuda {
 
 // A matching under construction, in shared or global memory.
 struct Matching {
-    double* v;        // (cols,) prices
-    double* length;   // (cols,) of the shortest path known to a column
-    int* pred;        // (cols,) the row through which that path comes
-    int* row_of_col;  // (cols,) -1: free
-    int* col_of_row;  // (rows,) -1: free
+    double* v;               // (cols,) prices
+    double* length;          // (cols,) of the shortest path known to a column
+    int* pred;               // (cols,) the row through which that path comes
+    int* row_of_col;         // (cols,) -1: free
+    int* col_of_row;         // (rows,) -1: free
     unsigned char* settled;  // (cols,)
 
     __host__ __device__ static std::size_t bytes(std::int64_t rows, std::int64_t cols) {
@@ -71,7 +71,8 @@ class BlockSolver {
         __syncthreads();
         // A row that holds several minima takes the lowest column, but its own place first.
         for (int j = t_; j < c_.cols; j += threads_)
-            if (s_.row_of_col[j] >= 0) atomicMin(&s_.col_of_row[s_.row_of_col[j]], s_.row_of_col[j] == j ? -1 : j);
+            if (s_.row_of_col[j] >= 0)
+                atomicMin(&s_.col_of_row[s_.row_of_col[j]], s_.row_of_col[j] == j ? -1 : j);
         __syncthreads();
         for (int i = t_; i < c_.rows; i += threads_) {
             const int j = s_.col_of_row[i];
@@ -213,7 +214,8 @@ class BlockSolver {
 
 // Writes the matching as the caller wants it: of a turned problem the longer side holds the rows. Needs whole
 // warps; everybody calls it.
-__device__ inline void write_cells(const Matching& s, int rows, int cols, bool turned, const DeviceAnswer& to) {
+__device__ inline void write_cells(const Matching& s, int rows, int cols, bool turned,
+                                   const DeviceAnswer& to) {
     const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     if (!turned) {
         for (int i = t; i < rows; i += threads) {

@@ -30,8 +30,14 @@ struct DeviceAnswer {
 };
 
 // Storage while solving: what holds every element exactly.
-inline bool is_double(Element type) { return type == Element::f64; }
-inline bool is_int32(Element type) { return type == Element::i32; }
-inline bool is_integral(Element type) { return type >= Element::i8; }
+inline bool is_double(Element type) {
+    return type == Element::f64;
+}
+inline bool is_int32(Element type) {
+    return type == Element::i32;
+}
+inline bool is_integral(Element type) {
+    return type >= Element::i8;
+}
 
 }  // namespace rebasin_fast::cuda

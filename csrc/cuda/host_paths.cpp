@@ -95,7 +95,8 @@ PathsFound find_paths_on_host(HostProblem<S>* problem, const std::function<void(
     ListState<DeviceRows<S>> state(source, &alone, interrupt);
     for (std::int64_t j = 0; j < problem->cols; ++j) {
         state.prices.set(j, problem->v[static_cast<std::size_t>(j)]);
-        state.matching.row_of_col[static_cast<std::size_t>(j)] = problem->row_of_col[static_cast<std::size_t>(j)];
+        state.matching.row_of_col[static_cast<std::size_t>(j)] =
+            problem->row_of_col[static_cast<std::size_t>(j)];
     }
     state.matching.col_of_row = problem->col_of_row;
     for (std::int32_t i = 0; i < state.n(); ++i) {
@@ -120,9 +121,9 @@ PathsFound find_paths_on_host(HostProblem<S>* problem, const std::function<void(
     }
 }
 
-#define REBASIN_FAST_INSTANTIATE(S)               \
-    template PathsFound find_paths_on_host<S>(    \
-        HostProblem<S>*, const std::function<void(std::int64_t, S*)>&, Interrupt*, std::int64_t, std::int64_t*);
+#define REBASIN_FAST_INSTANTIATE(S)                                                                          \
+    template PathsFound find_paths_on_host<S>(HostProblem<S>*, const std::function<void(std::int64_t, S*)>&, \
+                                              Interrupt*, std::int64_t, std::int64_t*);
 REBASIN_FAST_INSTANTIATE(float)
 REBASIN_FAST_INSTANTIATE(double)
 REBASIN_FAST_INSTANTIATE(std::int32_t)

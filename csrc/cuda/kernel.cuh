@@ -2,9 +2,9 @@
 //
 // Kernels are templates in headers, with no `<<< >>>`, so that the very same text is compiled by nvcc for
 // the device and, with REBASIN_FAST_EMULATE_CUDA, by any C++ compiler for the emulated device of
-// tests/cuda_emulation. Shared memory is declared by REBASIN_FAST_SHARED(type, name, count), dynamic shared memory
-// is had from dynamic_shared(). Warp operations that not every device of the list has (__reduce_*_sync) are
-// not used.
+// tests/cuda_emulation. Shared memory is declared by REBASIN_FAST_SHARED(type, name, count), dynamic shared
+// memory is had from dynamic_shared(). Warp operations that not every device of the list has
+// (__reduce_*_sync) are not used.
 #pragma once
 
 #include <cstddef>
@@ -16,10 +16,10 @@
 #ifdef REBASIN_FAST_EMULATE_CUDA
 #include "tests/cuda_emulation/language.hpp"
 
-#define REBASIN_FAST_SHARED(type, name, count)                 \
-    static const char name##_key = 0;                          \
-    auto& name = *static_cast<type(*)[count]>( \
-        ::rebasin_fast::emulation::shared(&name##_key, sizeof(type[count])))
+#define REBASIN_FAST_SHARED(type, name, count) \
+    static const char name##_key = 0;          \
+    auto& name =                               \
+        *static_cast<type(*)[count]>(::rebasin_fast::emulation::shared(&name##_key, sizeof(type[count])))
 #else
 #include <cuda_runtime.h>
 

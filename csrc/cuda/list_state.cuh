@@ -16,18 +16,18 @@ inline constexpr unsigned long long kNoBid = ~0ull;
 
 // What the host reads after a number of launches. Written by the device.
 struct Control {
-    int active;        // which of the two queues holds the rows that bid next
-    int count[2];      // rows in the queues
-    int stale;         // rows whose list decides nothing any more
-    int rescan;        // so many of them are to be read again now
-    int resting;       // rows that stay free in this phase: no bid of theirs would change anything
-    int flaws;         // of the entries
-    int few;           // so many bidders at most are left to one block
-    int next;          // row the path search goes on with
+    int active;    // which of the two queues holds the rows that bid next
+    int count[2];  // rows in the queues
+    int stale;     // rows whose list decides nothing any more
+    int rescan;    // so many of them are to be read again now
+    int resting;   // rows that stay free in this phase: no bid of theirs would change anything
+    int flaws;     // of the entries
+    int few;       // so many bidders at most are left to one block
+    int next;      // row the path search goes on with
     int infeasible;
-    long long bids;    // in this phase
-    long long budget;  // of bids; a phase ends beyond it
-    long long rescans; // rows read again, of all phases
+    long long bids;     // in this phase
+    long long budget;   // of bids; a phase ends beyond it
+    long long rescans;  // rows read again, of all phases
     long long rounds;
     double eps;
 };
@@ -36,14 +36,14 @@ template <class S>
 struct ListState {
     Costs<S> costs;
     Matching matching;
-    int* list_columns;  // (rows, kListed)
-    S* list_costs;      // (rows, kListed)
-    int* list_size;     // (rows,)
-    double* list_bound; // (rows,) c_ij - v_j >= bound for every column not listed
+    int* list_columns;     // (rows, kListed)
+    S* list_costs;         // (rows, kListed)
+    int* list_size;        // (rows,)
+    double* list_bound;    // (rows,) c_ij - v_j >= bound for every column not listed
     unsigned char* fresh;  // (rows,) the list was made at today's prices
-    int* queues;        // (2, rows)
-    int* stale;         // (rows,)
-    int* bid_column;    // by place in the queue; -1: no bid
+    int* queues;           // (2, rows)
+    int* stale;            // (rows,)
+    int* bid_column;       // by place in the queue; -1: no bid
     unsigned long long* bid_key;
     unsigned long long* best_bid;  // (cols,) key of the lowest price bid this round
     int* winner;                   // (cols,) lowest row that bid it

@@ -8,7 +8,8 @@ namespace rebasin_fast::cuda {
 // Minima of all columns as keys, and the flaws of the entries. Blocks of `blockDim.x` columns and
 // `strip` rows; minima are kNoBid before.
 template <class S>
-__global__ void survey_columns(Costs<S> c, int strip, double largest, unsigned long long* minima, int* flaws) {
+__global__ void survey_columns(Costs<S> c, int strip, double largest, unsigned long long* minima,
+                               int* flaws) {
     const int j = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     const int first = static_cast<int>(blockIdx.y) * strip;
     const int end = first + strip < c.rows ? first + strip : c.rows;
@@ -192,7 +193,8 @@ template <class S>
 __global__ void prove_rows(ListState<S> s, double* u, double back, double* gaps, double* elements) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
-    for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows; i += warps) {
+    for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows;
+         i += warps) {
         double least = kForbidden;
         const S* row = s.costs.row(i);
         for (int j = lane; j < s.costs.cols; j += kWarp)
@@ -209,8 +211,9 @@ __global__ void prove_rows(ListState<S> s, double* u, double back, double* gaps,
 
 // Writes the answer. One block.
 template <class S>
-__global__ void __launch_bounds__(kMostThreads) write_answer(ListState<S> s, bool turned, DeviceAnswer to, double back, const double* gaps,
-                             const double* elements) {
+__global__ void __launch_bounds__(kMostThreads)
+    write_answer(ListState<S> s, bool turned, DeviceAnswer to, double back, const double* gaps,
+                 const double* elements) {
     OverBlock<Sum> sum;
     Sum gap = Sum::none(), total = Sum::none();
     for (int i = static_cast<int>(threadIdx.x); i < s.costs.rows; i += static_cast<int>(blockDim.x)) {

@@ -1,6 +1,8 @@
 #include <cuda_runtime.h>
 
-#include <cstring>
+#include <cstdint>
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "cuda/runtime.hpp"
@@ -20,6 +22,27 @@ int current_device() {
     return device;
 }
 
+// A pool of our own on each device: what is given back is kept for the next solve, up to a limit, for to map
+// memory anew takes longer than to solve a small problem. The default pool is the process's, and is not ours
+// to change. Never destroyed: at exit the driver may be gone before us.
+cudaMemPool_t pool() {
+    static std::mutex guard;
+    static std::map<int, cudaMemPool_t> pools;
+    const int device = current_device();
+    const std::lock_guard lock(guard);
+    const auto known = pools.find(device);
+    if (known != pools.end()) return known->second;
+    cudaMemPoolProps wanted = {};
+    wanted.allocType = cudaMemAllocationTypePinned;
+    wanted.location.type = cudaMemLocationTypeDevice;
+    wanted.location.id = device;
+    cudaMemPool_t made;
+    check(cudaMemPoolCreate(&made, &wanted), "cudaMemPoolCreate");
+    std::uint64_t keep = std::uint64_t{64} << 20;
+    check(cudaMemPoolSetAttribute(made, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
+    return pools[device] = made;
+}
+
 int attribute(cudaDeviceAttr which) {
     int value = 0;
     check(cudaDeviceGetAttribute(&value, which, current_device()), "cudaDeviceGetAttribute");
@@ -30,7 +53,7 @@ int attribute(cudaDeviceAttr which) {
 
 void* allocate(std::size_t bytes, Stream stream) {
     void* memory = nullptr;
-    check(cudaMallocAsync(&memory, bytes, stream), "cudaMallocAsync");
+    check(cudaMallocFromPoolAsync(&memory, bytes, pool(), stream), "cudaMallocFromPoolAsync");
     return memory;
 }
 
@@ -79,7 +102,8 @@ DeviceScope::~DeviceScope() {
 void launch_pointers(const void* kernel, unsigned blocks_x, unsigned blocks_y, unsigned blocks_z,
                      unsigned threads_x, unsigned threads_y, unsigned threads_z, void** arguments,
                      std::size_t shared_bytes, Stream stream) {
-    constexpr std::size_t without_asking = std::size_t{48} << 10;
+    // Of the 48 KiB that need no asking a kernel's own arrays take some.
+    constexpr std::size_t without_asking = std::size_t{40} << 10;
     if (shared_bytes > without_asking)
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared_bytes)),

@@ -33,7 +33,7 @@ void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream);
 void copy_on_device(void* to, const void* from, std::size_t bytes, Stream stream);
 void synchronize(Stream stream);
 
-int multiprocessors();             // of the current device
+int multiprocessors();              // of the current device
 std::size_t shared_memory_limit();  // of a block, in bytes, on the current device
 
 // The device that pointers and stream belong to is the current one as long as this lives.

@@ -59,8 +59,7 @@ class DeviceSolver {
         state_.costs = {ready ? static_cast<const S*>(matrix.data) : packed_.get(),
                         ready ? matrix.row_stride : cols_, options.maximize ? -1.0 : 1.0,
                         static_cast<int>(rows_), static_cast<int>(cols_)};
-        state_.matching =
-            Matching::in(matching_.get(), static_cast<int>(rows_), static_cast<int>(cols_));
+        state_.matching = Matching::in(matching_.get(), static_cast<int>(rows_), static_cast<int>(cols_));
         state_.list_columns = list_columns_.get();
         state_.list_costs = list_costs_.get();
         state_.list_size = list_size_.get();
@@ -121,7 +120,8 @@ class DeviceSolver {
     }
 
     unsigned listers() const {
-        return static_cast<unsigned>(std::clamp<std::int64_t>(cols_ / 8 / kWarp * kWarp, kFewestListers, kMostListers));
+        return static_cast<unsigned>(
+            std::clamp<std::int64_t>(cols_ / 8 / kWarp * kWarp, kFewestListers, kMostListers));
     }
 
     Status look_at_entries() {
@@ -148,8 +148,8 @@ class DeviceSolver {
     }
 
     void take_sample() {
-        launch(sample_lists<S>, {blocks_for(samples(), 8), 256}, stream_, state_,
-               static_cast<int>(samples()), sample_slack_.get(), sample_equal_.get());
+        launch(sample_lists<S>, {blocks_for(samples(), 8), 256}, stream_, state_, static_cast<int>(samples()),
+               sample_slack_.get(), sample_equal_.get());
         std::vector<double> slack = sample_slack_.on_host();
         const std::vector<int> equal = sample_equal_.on_host();
         ties_ = 2 * std::count_if(equal.begin(), equal.end(), [](int e) { return e >= kSeveral; }) >
@@ -248,7 +248,8 @@ class DeviceSolver {
                              static_cast<std::size_t>(cols_) * sizeof(S), stream_);
             };
             std::int64_t found = 0;
-            const PathsFound outcome = find_paths_on_host<S>(&problem, fetch, options_.interrupt, reads, &found);
+            const PathsFound outcome =
+                find_paths_on_host<S>(&problem, fetch, options_.interrupt, reads, &found);
             outcome_.stats.augmentations += found;
             outcome_.stats.row_scans += rows_ + problem.row_scans;
             if (outcome == PathsFound::infeasible) return Status::infeasible;
@@ -341,8 +342,8 @@ template <class S>
 SolveOutcome solve_large(const DeviceMatrix& costs, const DeviceAnswer& answer, const SolveOptions& options,
                          Stream stream) {
     // A square matrix in column order is solved as its transpose, where it lies.
-    const bool turned =
-        costs.rows > costs.cols || (costs.rows == costs.cols && costs.row_stride == 1 && costs.col_stride != 1);
+    const bool turned = costs.rows > costs.cols ||
+                        (costs.rows == costs.cols && costs.row_stride == 1 && costs.col_stride != 1);
     return DeviceSolver<S>(turned ? costs.transposed() : costs, turned, options, stream).run(answer);
 }
 

@@ -104,8 +104,8 @@ class Candidates {
         for (Slot& slot : slots_) slot.bound = bound;
     }
 
-    // Takes over a list made elsewhere: `size` columns and their costs, at most width_for(cols), and the bound
-    // on all others.
+    // Takes over a list made elsewhere: `size` columns and their costs, at most width_for(cols), and the
+    // bound on all others.
     void adopt(std::int32_t i, const std::int32_t* columns, const T* costs, std::int32_t size, double bound) {
         Slot& slot = slots_[i];
         slot.size = size;

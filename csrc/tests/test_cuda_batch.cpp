@@ -117,8 +117,9 @@ TEST_CASE(bad_entries, "NaN, infinities of the wrong sign, infeasible problems; 
 
 TEST_CASE(huge, "costs whose sums overflow float64") {
     Batch batch;
-    batch.add({"huge", [](Random& r, int, int) { return [&r](int, int) { return 1e308 * (unit(r) - 0.5); }; }},
-              Element::f64, 16, 16, Layout::rows);
+    batch.add(
+        {"huge", [](Random& r, int, int) { return [&r](int, int) { return 1e308 * (unit(r) - 0.5); }; }},
+        Element::f64, 16, 16, Layout::rows);
     batch.add(families()[0], Element::f64, 16, 16, Layout::rows);
     batch.check(false);
     batch.check(true);

@@ -155,8 +155,9 @@ TEST_CASE(atomics, "atomics lose nothing; reading and writing in two steps does"
     CHECK(counter == 7 * 64);
     CHECK(racy < 7 * 64);
     unsigned long long word = 5;
-    launch(+[](unsigned long long* at) { atomicMin(at, static_cast<unsigned long long>(threadIdx.x) + 2); },
-           {1, 32}, nullptr, &word);
+    launch(
+        +[](unsigned long long* at) { atomicMin(at, static_cast<unsigned long long>(threadIdx.x) + 2); },
+        {1, 32}, nullptr, &word);
     CHECK(word == 2);
 }
 
@@ -236,7 +237,7 @@ TEST_CASE(memory, "device memory is given back, also when there is no more of it
         try {
             Buffer<double> third(10, nullptr);
         } catch (const Error& error) {
-            refused = error.out_of_memory && std::string(error.what()) == "cudaMallocAsync: out of memory";
+            refused = error.out_of_memory && std::string(error.what()) == "cudaMallocFromPoolAsync: out of memory";
         }
         CHECK(refused);
         emulation::settings().allocations_left = -1;

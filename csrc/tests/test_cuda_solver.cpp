@@ -54,8 +54,8 @@ TEST_CASE(every_family, "every family, square, wide and tall") {
 
 TEST_CASE(every_type, "every element type and layout, both signs") {
     Random random(4);
-    for (const Element type : {Element::f32, Element::f64, Element::f16, Element::bf16, Element::i8, Element::u8,
-                               Element::i16, Element::i32}) {
+    for (const Element type : {Element::f32, Element::f64, Element::f16, Element::bf16, Element::i8,
+                               Element::u8, Element::i16, Element::i32}) {
         const Layout layout = static_cast<Layout>(static_cast<int>(type) % 3);
         const Family& family = families()[type == Element::u8 ? 2 : integral(type) ? 1 : 6];
         for (const auto& [rows, cols] : {std::pair{40, 40}, {50, 30}}) {

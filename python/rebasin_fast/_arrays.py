@@ -219,26 +219,6 @@ def new_beside(array: Array, shape: Sequence[int], dtype: str) -> Array:
     return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=array.device)
 
 
-@dataclass(frozen=True)
-class DeviceMemory:
-    """A tensor as the CUDA extension sees it: an address, in elements of `dtype`, and the stream to work on."""
-
-    pointer: int
-    dtype: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    device: int
-    stream: int
-
-
-def device_memory(array: Array) -> DeviceMemory:
-    """Describe a tensor on a CUDA device; the stream is the caller's current one there."""
-    torch: Any = torch_of(array)
-    device = array.device.index
-    stream = torch.cuda.current_stream(array.device).cuda_stream
-    return DeviceMemory(array.data_ptr(), dtype_name(array), tuple(array.shape), tuple(array.stride()), device, stream)
-
-
 def narrow(array: Array, axis: int, start: int, stop: int) -> Array:
     """Return a view of the slices `start` to `stop` of `array` along `axis`."""
     return array[(slice(None),) * axis + (slice(start, stop),)]
@@ -421,3 +401,121 @@ def as_numpy_cost(cost_matrix: Any) -> npt.NDArray[Any]:
     if not hasattr(cost_matrix, "__array__") and hasattr(cost_matrix, "__dlpack__"):
         return np.from_dlpack(cost_matrix)
     return np.asarray(cost_matrix)
+
+
+_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array on a CUDA device as the extension reads it, with the array that keeps it alive.
+
+    Attributes
+    ----------
+    array : torch tensor or cupy array
+    address : int
+    dtype : str
+        ``"float32"``, ``"bfloat16"``, ...
+    shape, strides : tuple of int
+        Strides in elements.
+    device : int
+    stream : int
+        The caller's current stream on that device.
+    """
+
+    array: Array
+    address: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    device: int
+    stream: int
+
+
+def lies_on_cuda(value: object) -> bool:
+    """Say whether `value` is an array on a CUDA device, of whatever library. Imports nothing."""
+    if torch_of(value) is not None:
+        return bool(value.device.type == "cuda")  # type: ignore[attr-defined]
+    if isinstance(value, np.ndarray | list | tuple | int | float):
+        return False
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    device = getattr(value, "__dlpack_device__", None)
+    return device is not None and int(device()[0]) in _DLPACK_CUDA
+
+
+def as_device_array(value: Any) -> DeviceArray:
+    """Return what lies on a CUDA device as torch or cupy know it, without a copy.
+
+    An array of another library goes through DLPack to torch where that is loaded, else to cupy.
+    """
+    torch = torch_of(value)
+    if torch is not None:
+        tensor = value.detach().resolve_conj().resolve_neg()
+        return DeviceArray(
+            array=tensor,
+            address=tensor.data_ptr(),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=tuple(tensor.shape),
+            strides=tuple(tensor.stride()),
+            device=tensor.device.index or 0,
+            stream=_torch_stream(torch, tensor.device),
+        )
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not isinstance(value, cupy.ndarray):
+        return as_device_array(_adopted(value))
+    size = value.dtype.itemsize
+    array = value if all(stride % size == 0 for stride in value.strides) else cupy.ascontiguousarray(value)
+    with array.device:
+        stream = cupy.cuda.get_current_stream().ptr
+    return DeviceArray(
+        array=array,
+        address=array.data.ptr,
+        dtype=array.dtype.name,
+        shape=tuple(array.shape),
+        strides=tuple(stride // size for stride in array.strides),
+        device=array.device.id,
+        stream=stream,
+    )
+
+
+def _torch_stream(torch: Any, device: Any) -> int:
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
+def _adopted(value: Any) -> Array:
+    """Return an array on a CUDA device that is neither torch's nor cupy's as one of theirs."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return torch.from_dlpack(value) if hasattr(value, "__dlpack__") else torch.as_tensor(value, device="cuda")
+    try:
+        import cupy
+    except ImportError:
+        raise TypeError(
+            f"a {type(value).__name__} on a CUDA device needs torch or cupy to be read; install rebasin-fast[torch] or "
+            "rebasin-fast[cuda]"
+        ) from None
+    return cupy.from_dlpack(value) if hasattr(value, "__dlpack__") else cupy.asarray(value)
+
+
+def empty_beside(like: DeviceArray, shape: tuple[int, ...], dtype: str) -> Array:
+    """Return a new array on the device of `like`, of its library; its elements are anything."""
+    torch = torch_of(like.array)
+    if torch is not None:
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.array.device)
+    with like.array.device:
+        return sys.modules["cupy"].empty(shape, dtype=dtype)
+
+
+def copied_beside(like: DeviceArray, array: npt.NDArray[Any]) -> Array:
+    """Return a copy of a numpy array on the device of `like`, of its library."""
+    torch = torch_of(like.array)
+    if torch is not None:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(like.array.device)
+    with like.array.device:
+        return sys.modules["cupy"].asarray(array)
+
+
+def device_to_numpy(array: Array) -> npt.NDArray[Any]:
+    """Return a copy of a torch tensor or cupy array in the host's memory."""
+    return to_numpy(array) if torch_of(array) is not None else np.asarray(array.get())

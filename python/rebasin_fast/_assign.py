@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rebasin_fast import cuda
-from rebasin_fast._arrays import Array, Index, array_beside, index_beside, is_remote, to_numpy
+from rebasin_fast._arrays import Array, Index, array_beside, index_beside, is_remote, lies_on_cuda, to_numpy
 from rebasin_fast.lap import linear_sum_assignment, solve_assignment
 
 
@@ -30,7 +30,7 @@ def best_columns(similarity: Array, duals: Any = None) -> tuple[Index, Any]:
     -----
     Where this installation has no solver for devices, a matrix that lies on one is copied to the CPU and solved there.
     """
-    if is_remote(similarity) and not cuda.is_available():
+    if is_remote(similarity) and not (lies_on_cuda(similarity) and cuda.why_unusable() is None):
         columns, found = _solved(to_numpy(similarity), None if duals is None else to_numpy(duals))
         return index_beside(columns, similarity), None if found is None else array_beside(found, similarity)
     return _solved(similarity, duals)

@@ -3,6 +3,8 @@ from typing import Any
 
 RUNTIME_VERSION: int
 
+_Given = tuple[int, str, tuple[int, ...], tuple[int, ...]]
+
 def device_query() -> tuple[list[dict[str, Any]], str]: ...
 def gather_panel(
     source: int,
@@ -15,4 +17,11 @@ def gather_panel(
     shape: Sequence[int],
     device: int,
     stream: int,
+) -> None: ...
+def solve(
+    costs: _Given, maximize: bool, col_duals: int, answer: Sequence[int], device: int, stream: int
+) -> dict[str, Any]: ...
+def solve_stack(costs: _Given, maximize: bool, answers: Sequence[int], device: int, stream: int) -> None: ...
+def solve_list(
+    costs: Sequence[_Given], maximize: bool, answers: Sequence[Sequence[int]], device: int, stream: int
 ) -> None: ...

@@ -8,16 +8,16 @@ all gathers of a panel, the difference of two of them, the layout and the roundi
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from rebasin_fast import cuda
+from rebasin_fast import _on_device, cuda
 from rebasin_fast._arrays import (
     Array,
     Index,
+    as_device_array,
     cast,
-    device_memory,
     dtype_name,
-    is_remote,
+    lies_on_cuda,
     narrow,
     new_beside,
     reorder_axes,
@@ -97,7 +97,7 @@ def _order(axes: int, own: int, axis: int) -> tuple[int, ...]:
 
 
 def _packs(array: Array) -> bool:
-    return is_remote(array) and dtype_name(array) in _PACKED and cuda.is_available()
+    return lies_on_cuda(array) and dtype_name(array) in _PACKED and cuda.why_unusable() is None
 
 
 def _packed(
@@ -120,12 +120,10 @@ def _packed(
 
 
 def _pack(source: Array, out: Array, indices: list[Index | None], axis: int, less: Index | None) -> None:
-    from rebasin_fast import _cuda
-
-    pointers: list[Any] = [None if index is None else device_memory(index).pointer for index in indices]
-    read, written = device_memory(source), device_memory(out)
-    before = None if less is None else (axis, device_memory(less).pointer)
-    _cuda.gather_panel(
-        read.pointer, read.dtype, read.strides, pointers, before,
-        written.pointer, written.dtype, written.shape, read.device, read.stream,
+    addresses = [None if index is None else as_device_array(index).address for index in indices]
+    read, written = as_device_array(source), as_device_array(out)
+    before = None if less is None else (axis, as_device_array(less).address)
+    _on_device._extension().gather_panel(
+        read.address, read.dtype, read.strides, addresses, before,
+        written.address, written.dtype, written.shape, read.device, read.stream,
     )  # fmt: skip

@@ -5,14 +5,14 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rebasin_fast import _core
-from rebasin_fast._arrays import IndexArray, as_numpy_cost
+from rebasin_fast import _core, _on_device
+from rebasin_fast._arrays import IndexArray, as_numpy_cost, lies_on_cuda
 from rebasin_fast._cost_matrix import Duals, addressable, as_cost
 
 
@@ -63,7 +63,8 @@ def solve_assignment_batch(
     ----------
     costs : array_like, shape (B, n, m), or list or tuple of array_like
         One array of problems of one shape: numpy, a CPU torch tensor, or what exports ``__array__`` or ``__dlpack__``;
-        any strides, read where it lies. Or a list or tuple of matrices, each of its own shape and dtype, each as
+        any strides, read where it lies. On a CUDA device (torch, cupy, DLPack) problems are solved there, and answered
+        by arrays of the same library there. Or a list or tuple of matrices, each of its own shape and dtype, each as
         `linear_sum_assignment` takes it.
     maximize : bool, default False
         Maximise the sums instead.
@@ -106,11 +107,55 @@ def solve_assignment_batch(
     [[1, 0], [1, 0]]
     """
     crew = _as_threads(threads)
+    if lies_on_cuda(costs):
+        return _stack_on_device(costs, bool(maximize), with_duals=bool(with_duals), threads=crew)
+    if isinstance(costs, list | tuple) and any(map(lies_on_cuda, costs)):
+        return _list_on_device(costs, bool(maximize), with_duals=bool(with_duals))
     if isinstance(costs, list | tuple):
         matrices = [_as_problem(b, cost) for b, cost in enumerate(costs)]
         return _ragged(matrices, bool(maximize), _core.solve_batch(matrices, bool(maximize), bool(with_duals), crew))
     stack = _as_stack(costs)
     return _stacked(stack, bool(maximize), _core.solve_batch(stack, bool(maximize), bool(with_duals), crew))
+
+
+def _stack_on_device(costs: Any, maximize: bool, *, with_duals: bool, threads: int) -> AssignmentBatch:
+    stack = _on_device.cost_on_device("costs", costs)
+    if _on_device.is_solved_there(stack):
+        return _answered(_on_device.solve_stack(stack, maximize, with_duals), maximize, with_duals)
+    found = solve_assignment_batch(_on_device.on_host(stack), maximize, with_duals=with_duals, threads=threads)
+    back = _on_device.brought_back(stack)
+    arrays = {field.name: getattr(found, field.name) for field in fields(found)}
+    return replace(found, **{name: back(x) for name, x in arrays.items() if isinstance(x, np.ndarray)})
+
+
+def _list_on_device(costs: Sequence[Any], maximize: bool, *, with_duals: bool) -> AssignmentBatch:
+    matrices = []
+    for b, cost in enumerate(costs):
+        if not lies_on_cuda(cost):
+            raise TypeError(
+                f"costs[{b}] is a {type(cost).__name__} on the CPU; expected all of them on one CUDA device"
+            )
+        matrix = _on_device.cost_on_device(f"costs[{b}]", cost)
+        if not _on_device.is_solved_there(matrix):
+            raise TypeError(
+                f"costs[{b}] has dtype {matrix.dtype}; in a list on a CUDA device expected floats or integers of at "
+                "most 32 bits"
+            )
+        matrices.append(matrix)
+    found = _on_device.solve_list(matrices, maximize, with_duals)
+    return _answered({name: tuple(entries) for name, entries in found.items()}, maximize, with_duals)
+
+
+def _answered(found: dict[str, Any], maximize: bool, with_duals: bool) -> AssignmentBatch:
+    return AssignmentBatch(
+        row_ind=found["row_ind"],
+        col_ind=found["col_ind"],
+        cost=found["cost"],
+        row_duals=found.get("row_duals"),
+        col_duals=found.get("col_duals"),
+        gap=found["gap"] if with_duals else None,
+        maximize=maximize,
+    )
 
 
 def _as_threads(threads: int | None) -> int:

@@ -42,6 +42,17 @@ def why_unavailable() -> str | None:
     return _query()[1] or None
 
 
+_known_usable = False
+
+
+def why_unusable() -> str | None:
+    """Tell why the extension cannot work here, or None; once there is a device no driver is asked again."""
+    global _known_usable
+    reason = None if _known_usable else why_unavailable()
+    _known_usable = reason is None
+    return reason
+
+
 def _query() -> tuple[list[dict[str, Any]], str]:
     if not is_built():
         return [], "rebasin_fast was built without CUDA (nvcc was not found)"

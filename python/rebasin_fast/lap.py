@@ -7,15 +7,15 @@ import numbers
 import operator
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from rebasin_fast import _core, cuda
-from rebasin_fast._arrays import IndexArray
+from rebasin_fast import _core, _on_device, cuda
+from rebasin_fast._arrays import IndexArray, lies_on_cuda
 from rebasin_fast._cost_matrix import Duals, as_cost, as_duals
 from rebasin_fast._version import __version__
 
@@ -106,7 +106,8 @@ def linear_sum_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False) ->
     cost_matrix : array_like, shape (n, m)
         Bool, any integer, float16, float32 or float64; nested lists, numpy arrays of any layout, CPU torch tensors,
         data frames, and what exports ``__array__`` or ``__dlpack__``. ``inf`` (``-inf`` when maximising) forbids a
-        cell. Never modified. A float32 matrix is read where it lies; the duals are float64.
+        cell. Never modified. A float32 matrix is read where it lies; the duals are float64. An array on a CUDA device
+        (torch, cupy, DLPack; bfloat16 too) is solved there.
     maximize : bool, default False
         Maximise the sum instead.
 
@@ -114,7 +115,8 @@ def linear_sum_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False) ->
     -------
     row_ind, col_ind : ndarray of int64, shape (min(n, m),)
         The chosen cells, `row_ind` ascending. A constant matrix gives the identity; up to 48 rows ties are broken
-        as SciPy breaks them, beyond that any one of the optima may come.
+        as SciPy breaks them, beyond that any one of the optima may come. Of an array on a CUDA device, arrays of the
+        same library on the same device, made on its current stream.
 
     Raises
     ------
@@ -148,7 +150,11 @@ def linear_sum_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False) ->
     5
     """
     found = _core.assign_directly(cost_matrix, maximize)
-    return _core.assign(as_cost(cost_matrix), bool(maximize)) if found is None else found
+    if found is not None:
+        return found
+    if lies_on_cuda(cost_matrix):
+        return _assign_on_device(cost_matrix, bool(maximize))
+    return _core.assign(as_cost(cost_matrix), bool(maximize))
 
 
 def solve_assignment(
@@ -190,7 +196,9 @@ def solve_assignment(
     Returns
     -------
     Assignment
-        Cells, cost, duals, gap and stats.
+        Cells, cost, duals, gap and stats. Of an array on a CUDA device, cells and duals are arrays of the same library
+        there; `method` is ``"auto"`` or ``"auction"`` then, `threads` and `max_gap` change nothing, and `stats` says
+        ``"dense"`` where one block of threads solved a small problem.
 
     Raises
     ------
@@ -221,6 +229,8 @@ def solve_assignment(
     if not isinstance(method, str):
         raise ValueError(f"method is {method!r}; expected 'auto', 'jv', 'auction', 'dense' or 'shortest_path'")
     threads, max_gap = _as_thread_count(threads), _as_gap(max_gap)
+    if lies_on_cuda(cost_matrix):
+        return _solve_on_device(cost_matrix, bool(maximize), method, threads, duals, max_gap)
     cost = as_cost(cost_matrix)
     start = None
     if duals is not None:
@@ -234,6 +244,47 @@ def solve_assignment(
         col_duals=found["col_duals"],
         gap=found["gap"],
         maximize=bool(maximize),
+        stats=AssignmentStats(found["method"], found["exact_integers"], found["row_scans"], found["augmentations"]),
+    )
+
+
+def _assign_on_device(cost_matrix: Any, maximize: bool) -> tuple[Any, Any]:
+    cost = _on_device.cost_on_device("cost_matrix", cost_matrix)
+    if not _on_device.is_solved_there(cost):
+        back = _on_device.brought_back(cost)
+        row_ind, col_ind = linear_sum_assignment(_on_device.on_host(cost), maximize)
+        return back(row_ind), back(col_ind)
+    found = _on_device.solve(cost, maximize, with_duals=False)
+    return found["row_ind"], found["col_ind"]
+
+
+def _solve_on_device(
+    cost_matrix: Any, maximize: bool, method: str, threads: int, duals: Any, max_gap: float
+) -> Assignment:
+    cost = _on_device.cost_on_device("cost_matrix", cost_matrix)
+    if not _on_device.is_solved_there(cost):
+        answer = solve_assignment(
+            _on_device.on_host(cost),
+            maximize,
+            method=method,  # type: ignore[arg-type]
+            threads=threads,
+            duals=duals,
+            max_gap=max_gap,
+        )
+        back = _on_device.brought_back(cost)
+        arrays = {name: back(getattr(answer, name)) for name in ("row_ind", "col_ind", "row_duals", "col_duals")}
+        return replace(answer, **arrays)
+    if method not in ("auto", "auction"):
+        raise ValueError(f"method is {method!r}; on a CUDA device expected 'auto' or 'auction'")
+    found = _on_device.solve(cost, maximize, duals)
+    return Assignment(
+        row_ind=found["row_ind"],
+        col_ind=found["col_ind"],
+        cost=found["cost"],
+        row_duals=found["row_duals"],
+        col_duals=found["col_duals"],
+        gap=found["gap"],
+        maximize=maximize,
         stats=AssignmentStats(found["method"], found["exact_integers"], found["row_scans"], found["augmentations"]),
     )
 

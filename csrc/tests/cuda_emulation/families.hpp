@@ -65,17 +65,16 @@ inline const std::vector<Family>& families() {
              std::vector<double> x = draws(r, m);
              return [x](int, int j) { return x[std::size_t(j)]; };
          }},
-        {"planted",
-         [](Random& r, int n, int) { return [&r, n](int i, int j) { return j == (7 * i + 3) % n ? 0 : unit(r); }; }},
+        {"planted", [](Random& r, int n,
+                       int) { return [&r, n](int i, int j) { return j == (7 * i + 3) % n ? 0 : unit(r); }; }},
         {"heavy tails",
          [](Random& r, int, int) { return [&r](int, int) { return std::tan(3.1 * (unit(r) - 0.5)); }; }},
         {"half forbidden",
          [](Random& r, int, int) {
              return [&r](int i, int j) { return i == j ? 5.0 : unit(r) < 0.5 ? kInf : unit(r); };
          }},
-        {"one permutation", [](Random&, int n, int) {
-             return [n](int i, int j) { return j == n - 1 - i ? i + 1.0 : kInf; };
-         }}};
+        {"one permutation",
+         [](Random&, int n, int) { return [n](int i, int j) { return j == n - 1 - i ? i + 1.0 : kInf; }; }}};
     return all;
 }
 
@@ -116,12 +115,14 @@ inline std::uint16_t cut(float x, cuda::Element type) {
     if (type == cuda::Element::bf16) return static_cast<std::uint16_t>(bits >> 16);
     const std::uint32_t sign = bits >> 16 & 0x8000u;
     const int exponent = static_cast<int>(bits >> 23 & 0xffu) - 112;
-    if ((bits & 0x7fffffffu) == 0x7f800000u || exponent >= 31) return static_cast<std::uint16_t>(sign | 0x7c00u);
+    if ((bits & 0x7fffffffu) == 0x7f800000u || exponent >= 31)
+        return static_cast<std::uint16_t>(sign | 0x7c00u);
     if (exponent <= 0) {  // denormal: a multiple of 2^-24
         const double units = std::floor(std::abs(static_cast<double>(x)) * 0x1p24);
         return static_cast<std::uint16_t>(sign | static_cast<std::uint32_t>(units));
     }
-    return static_cast<std::uint16_t>(sign | static_cast<std::uint32_t>(exponent) << 10 | (bits >> 13 & 0x3ffu));
+    return static_cast<std::uint16_t>(sign | static_cast<std::uint32_t>(exponent) << 10 |
+                                      (bits >> 13 & 0x3ffu));
 }
 
 inline double widened(std::uint16_t bits, cuda::Element type) {
@@ -184,7 +185,8 @@ inline Stored stored(const Entry& entry, cuda::Element type, int rows, int cols,
             s.values[std::size_t(i) * std::size_t(cols) + std::size_t(j)] =
                 put(entry(i, j), type, s.bytes.data() + at * size);
         }
-    s.view = {s.bytes.data() + static_cast<std::size_t>(start) * size, type, rows, cols, row_stride, col_stride};
+    s.view = {
+        s.bytes.data() + static_cast<std::size_t>(start) * size, type, rows, cols, row_stride, col_stride};
     return s;
 }
 
@@ -220,11 +222,11 @@ inline void check_answer(const Stored& s, bool maximize, const Room& got, const 
         total += s.values[std::size_t(i * s.cols + j)];
         best += s.values[std::size_t(want.row_ind[k] * s.cols + want.col_ind[k])];
     }
-    const Proof proof =
-        prove(s.on_cpu(), maximize, got.row_ind, got.col_ind, got.u.data(), got.v.data());
+    const Proof proof = prove(s.on_cpu(), maximize, got.row_ind, got.col_ind, got.u.data(), got.v.data());
     const double tolerance = 1e-14 * proof.scale;
-    CHECK_WITH(proof.gap <= tolerance && proof.violation <= tolerance,
-               context + " gap " + std::to_string(proof.gap) + " violation " + std::to_string(proof.violation));
+    CHECK_WITH(
+        proof.gap <= tolerance && proof.violation <= tolerance,
+        context + " gap " + std::to_string(proof.gap) + " violation " + std::to_string(proof.violation));
     CHECK_WITH(got.gap >= 0.0 && got.gap <= tolerance, context + " says gap " + std::to_string(got.gap));
     CHECK_WITH(std::abs(total - best) <= tolerance, context);
     CHECK_WITH(std::abs(got.cost - total) <= tolerance || got.cost == static_cast<double>(total), context);

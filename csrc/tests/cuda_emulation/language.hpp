@@ -1,4 +1,5 @@
-// CUDA's words, said to the emulated device. Kernels include cuda/kernel.cuh, which includes this on the host.
+// CUDA's words, said to the emulated device. Kernels include cuda/kernel.cuh, which includes this on the
+// host.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +22,7 @@
 #define blockDim (::rebasin_fast::emulation::here().block_size)
 #define gridDim (::rebasin_fast::emulation::here().grid_size)
 
-#define REBASIN_FAST_HERE int line = __builtin_LINE(), const char* file = __builtin_FILE()
+#define REBASIN_FAST_HERE int line = __builtin_LINE(), const char *file = __builtin_FILE()
 
 inline void __syncthreads(REBASIN_FAST_HERE) {
     ::rebasin_fast::emulation::barrier({file, line});
@@ -44,8 +45,8 @@ namespace rebasin_fast::emulation {
 
 inline int lane() {
     const Here& now = here();
-    return static_cast<int>((now.thread.x + now.block_size.x * (now.thread.y + now.block_size.y * now.thread.z)) %
-                            kWarp);
+    return static_cast<int>(
+        (now.thread.x + now.block_size.x * (now.thread.y + now.block_size.y * now.thread.z)) % kWarp);
 }
 
 template <class T>
@@ -117,7 +118,8 @@ T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32, REBASIN_FA
 
 template <class T>
 T atomicAdd(T* at, T value) {
-    return ::rebasin_fast::emulation::atomically(at, [=](T before) { return static_cast<T>(before + value); });
+    return ::rebasin_fast::emulation::atomically(at,
+                                                 [=](T before) { return static_cast<T>(before + value); });
 }
 template <class T>
 T atomicMin(T* at, T value) {

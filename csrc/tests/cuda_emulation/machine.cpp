@@ -1,8 +1,5 @@
 #include "tests/cuda_emulation/machine.hpp"
 
-#include <setjmp.h>
-#include <ucontext.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -12,8 +9,11 @@
 #include <random>
 #include <vector>
 
+#include "tests/cuda_emulation/switch_stack.hpp"
+
 #if defined(__SANITIZE_ADDRESS__)
 #define REBASIN_FAST_FIBERS_UNDER_ASAN
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -40,9 +40,7 @@ struct Fiber {
     int source = 0;
     Exchanged result{};
 
-    bool started = false;
-    ucontext_t entry;
-    jmp_buf resume;
+    void* place = nullptr;  // on its stack, to go on from; null: it has yet to begin
     std::unique_ptr<unsigned char[]> stack;
     void* fake_stack = nullptr;  // AddressSanitizer's
 };
@@ -78,7 +76,7 @@ class Machine {
     const std::function<void()>& body() const { return body_; }
     void arrived_on_fiber();
     void before_leaving(Leave how);
-    jmp_buf& scheduler() { return scheduler_; }
+    void* scheduler() const { return scheduler_; }
     void fail(const std::string& why) { failure_ = why; }
     void leave_if_failed();
 
@@ -102,7 +100,7 @@ class Machine {
     Fiber* last_ = nullptr;  // that ran; of a block at work
     std::string failure_;
 
-    jmp_buf scheduler_;
+    void* scheduler_ = nullptr;  // place to go on from
     void* fake_stack_ = nullptr;
     const void* scheduler_stack_ = nullptr;
     std::size_t scheduler_stack_bytes_ = 0;
@@ -163,8 +161,7 @@ void Machine::start_block(unsigned index) {
     }
     block->running = static_cast<int>(threads);
     block->warps.resize((threads + kWarp - 1) / kWarp);
-    for (unsigned t = 0; t < threads; ++t)
-        block->warps[t / kWarp].alive |= std::uint32_t{1} << t % kWarp;
+    for (unsigned t = 0; t < threads; ++t) block->warps[t / kWarp].alive |= std::uint32_t{1} << t % kWarp;
     blocks_.push_back(std::move(block));
 }
 
@@ -213,7 +210,7 @@ void Machine::retire_finished() {
                                      if (block->running > 0) return false;
                                      for (auto& fiber : block->fibers) {
                                          // One that never returned begins anew.
-                                         fiber->started &= fiber->state == Fiber::State::done;
+                                         if (fiber->state != Fiber::State::done) fiber->place = nullptr;
                                          idle().push_back(std::move(fiber));
                                      }
                                      return true;
@@ -230,22 +227,18 @@ std::string Machine::stuck() const {
     return "deadlock";
 }
 
-// The first entry is by ucontext, which makes the stack; later ones by setjmp, which spares two system calls.
 void Machine::resume(Fiber* fiber) {
     current_ = last_ = fiber;
-    if (_setjmp(scheduler_) == 0) {
+    if (fiber->place == nullptr) {
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
-        __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack.get(), kStackBytes);
+        __asan_unpoison_memory_region(fiber->stack.get(), kStackBytes);  // what one that never returned left
 #endif
-        if (fiber->started) _longjmp(fiber->resume, 1);
-        fiber->started = true;
-        getcontext(&fiber->entry);
-        fiber->entry.uc_stack.ss_sp = fiber->stack.get();
-        fiber->entry.uc_stack.ss_size = kStackBytes;
-        fiber->entry.uc_link = nullptr;
-        makecontext(&fiber->entry, fiber_main, 0);
-        setcontext(&fiber->entry);
+        fiber->place = fresh_stack(fiber->stack.get(), kStackBytes, fiber_main);
     }
+#ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
+    __sanitizer_start_switch_fiber(&fake_stack_, fiber->stack.get(), kStackBytes);
+#endif
+    rebasin_fast_switch_stack(&scheduler_, fiber->place);
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
     __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);
 #endif
@@ -262,15 +255,14 @@ void Machine::arrived_on_fiber() {
 void leave(Leave how) {
     Fiber& fiber = machine->current();
     machine->before_leaving(how);
-    if (how == Leave::for_good) _longjmp(machine->scheduler(), 1);
-    if (_setjmp(fiber.resume) == 0) _longjmp(machine->scheduler(), 1);
+    rebasin_fast_switch_stack(&fiber.place, machine->scheduler());
     machine->arrived_on_fiber();
 }
 
 void Machine::before_leaving([[maybe_unused]] Leave how) {
 #ifdef REBASIN_FAST_FIBERS_UNDER_ASAN
-    __sanitizer_start_switch_fiber(how == Leave::for_good ? nullptr : &current_->fake_stack,
-                                   scheduler_stack_, scheduler_stack_bytes_);
+    __sanitizer_start_switch_fiber(how == Leave::for_good ? nullptr : &current_->fake_stack, scheduler_stack_,
+                                   scheduler_stack_bytes_);
 #endif
 }
 
@@ -366,7 +358,8 @@ void Machine::release_others_of(Fiber* gone) {
     lanes.alive &= ~(std::uint32_t{1} << gone->lane);
     const std::size_t first = static_cast<std::size_t>(gone->warp) * kWarp;
     for (int lane = 0; lane < kWarp && lanes.waiting != 0; ++lane)
-        if (lanes.waiting >> lane & 1) release_warp(gone->block->fibers[first + static_cast<std::size_t>(lane)].get());
+        if (lanes.waiting >> lane & 1)
+            release_warp(gone->block->fibers[first + static_cast<std::size_t>(lane)].get());
 }
 
 void* Machine::shared(const void* key, std::size_t bytes) {

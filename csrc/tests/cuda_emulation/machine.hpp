@@ -35,9 +35,9 @@ class Broken : public std::runtime_error {
 };
 
 struct Settings {
-    std::uint64_t seed = 1;     // of the order in which fibers run
-    int blocks_together = 2;    // at most
-    int multiprocessors = 2;    // what a query of the device answers
+    std::uint64_t seed = 1;                            // of the order in which fibers run
+    int blocks_together = 2;                           // at most
+    int multiprocessors = 2;                           // what a query of the device answers
     std::size_t shared_limit = std::size_t{99} << 10;  // bytes of shared memory of one block
     std::int64_t allocations_left = -1;  // after so many more device memory is exhausted; -1: never
 };
@@ -62,8 +62,8 @@ void run(dim3 grid, dim3 block, std::size_t dynamic_bytes, const std::function<v
 // dynamic one.
 void* shared(const void* key, std::size_t bytes);
 
-void barrier(Site site);       // __syncthreads
-void perhaps_yield();          // where other threads may well come in between
+void barrier(Site site);  // __syncthreads
+void perhaps_yield();     // where other threads may well come in between
 
 // An operation of the lanes in `mask`. Every one gives a value and learns that of lane `source` of its warp,
 // and the mask of those lanes whose value was not 0.

@@ -21,7 +21,7 @@ namespace cuda {
 
 void* allocate(std::size_t bytes, Stream) {
     auto& left = emulation::settings().allocations_left;
-    if (left == 0) throw Error("cudaMallocAsync", "out of memory", true);
+    if (left == 0) throw Error("cudaMallocFromPoolAsync", "out of memory", true);
     if (left > 0) --left;
     ++live;
     void* memory = std::malloc(bytes);
