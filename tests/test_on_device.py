@@ -147,6 +147,24 @@ def test_matching_again_and_again(device, kept):
     assert only_answers_travelled(device, spec, a)
 
 
+def test_specs_that_are_not_plain(device):
+    """A group twice on one array, and blocks that stay: by `match_blocks`, each problem on the device."""
+    spec = PermutationSpec.from_axes_to_perm(
+        {"in": ("P", None), "again": ("P", "P"), "grouped": ("Q", "P"), "out": (None, "Q")},
+        sizes={"P": 14, "Q": 12},
+        blocks={"Q": 3},
+    )
+    shapes = {"in": (14, 6), "again": (14, 14), "grouped": (12, 14), "out": (5, 12)}
+    a, b = (
+        {name: torch.randn(shape, generator=torch.Generator().manual_seed(k)) for name, shape in shapes.items()}
+        for k in (1, 2)
+    )
+    found, want = weight_matching(spec, device.put(a), device.put(b)), weight_matching(spec, a, b)
+    assert same(found.permutation, want.permutation)
+    assert found.objective == pytest.approx(want.objective)
+    assert only_answers_travelled(device, spec, a)
+
+
 def test_a_network_on_the_cpu_joins_one_on_the_device(device):
     spec, a, b = pair("mlp")
     found = weight_matching(spec, device.put(a), b)
