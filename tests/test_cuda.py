@@ -14,7 +14,15 @@ import pytest
 import fake_device
 from lap_checks import assert_optimal, scipy_total
 from matrices import ADVERSARIAL, FAMILIES
-from rebasin_fast import Assignment, cuda, linear_sum_assignment, solve_assignment, solve_assignment_batch
+from rebasin_fast import (
+    Assignment,
+    cuda,
+    linear_sum_assignment,
+    solve_assignment,
+    solve_assignment_batch,
+    solve_assignment_factored,
+    verify_assignment,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -225,6 +233,32 @@ def test_without_a_device_the_error_says_why(monkeypatch):
             call(elsewhere)
     with pytest.raises(TypeError, match=r"costs\[0\] is on a CUDA device"):
         solve_assignment_batch([elsewhere])
+
+
+def test_what_is_solved_on_the_cpu_alone_says_so():
+    elsewhere, here = fake_device.Exporter(None), np.ones((2, 2))
+    with pytest.raises(TypeError, match="a is on a CUDA device; expected an array on the CPU"):
+        solve_assignment_factored(elsewhere, here)
+    with pytest.raises(TypeError, match="b is on a CUDA device; expected an array on the CPU"):
+        solve_assignment_factored(here, elsewhere)
+    with pytest.raises(TypeError, match="cost_matrix is on a CUDA device; expected an array on the CPU"):
+        verify_assignment(elsewhere, solve_assignment(here))
+
+
+@pytest.mark.skipif(not cuda.is_built() or cuda.is_available(), reason="needs the extension and no device")
+def test_an_error_of_cuda_names_the_call_and_its_text():
+    from rebasin_fast import _cuda
+
+    given = (0, "float32", (2, 2), (2, 1))
+    for call in (
+        lambda: _cuda.solve(given, False, 0, [0] * 6, 0, 0),
+        lambda: _cuda.solve_list([given], False, [[0] * 6], 0, 0),
+        lambda: _cuda.solve_stack((0, "float32", (1, 2, 2), (4, 2, 1)), False, [0] * 6, 0, 0),
+    ):
+        with pytest.raises(RuntimeError, match=r"^cuda[A-Z]\w+: .*(driver|device)"):
+            call()
+    with pytest.raises(TypeError, match="costs have dtype int64"):
+        _cuda.solve((0, "int64", (2, 2), (2, 1)), False, 0, [0] * 6, 0, 0)
 
 
 def test_an_unknown_library_needs_torch_or_cupy(monkeypatch):

@@ -106,7 +106,7 @@ template <class S>
 __device__ inline int bidders_of(const ListState<S>& s) {
     const Control& c = *s.control;
     const int count = c.count[c.active];
-    return count > c.few && c.bids < c.budget ? count : 0;
+    return count > c.few && !c.spent() ? count : 0;
 }
 
 template <class S>
@@ -159,7 +159,8 @@ __global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int roun
         if (t == 0) {
             const Control& c = *s.control;
             const int count = c.count[c.active];
-            *bidders = count <= c.few && c.stale < kWaitTogether && c.bids < c.budget ? count : 0;
+            const bool go_on = count + c.stale > c.enough && c.stale < kWaitTogether && !c.spent();
+            *bidders = go_on && count <= c.few ? count : 0;
         }
         __syncthreads();
         const int count = *bidders;
@@ -180,14 +181,17 @@ __global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int roun
 
 // Begins a phase. One thread, before enqueue_free().
 template <class S>
-__global__ void begin_phase(ListState<S> s, double eps, long long budget, int few) {
+__global__ void begin_phase(ListState<S> s, double eps, long long budget, long long rounds, int few,
+                            int enough) {
     Control& c = *s.control;
     c.active = 0;
     c.count[0] = c.count[1] = c.stale = c.rescan = c.resting = 0;
     c.bids = 0;
     c.budget = budget;
+    c.last_round = c.rounds + rounds;
     c.eps = eps;
     c.few = few;
+    c.enough = enough;
 }
 
 // Every free row is to bid.

@@ -25,11 +25,15 @@ struct Control {
     int few;       // so many bidders at most are left to one block
     int next;      // row the path search goes on with
     int infeasible;
-    long long bids;     // in this phase
-    long long budget;   // of bids; a phase ends beyond it
-    long long rescans;  // rows read again, of all phases
+    int enough;            // with so many left a phase ends: the next one, or paths, will serve them better
+    long long bids;        // in this phase
+    long long budget;      // of bids; a phase ends beyond it
+    long long last_round;  // and with this round
+    long long rescans;     // rows read again, of all phases
     long long rounds;
     double eps;
+
+    __host__ __device__ bool spent() const { return bids >= budget || rounds >= last_round; }
 };
 
 template <class S>

@@ -87,6 +87,9 @@ class DeviceSolver {
     static constexpr double kManyLeft = 0.01;
     static constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8;
     static constexpr int kMostRaises = 32, kSeveral = 4;
+    // Rounds with eps = 0: a few rows that fight on and on for columns are better served by paths.
+    static constexpr std::int64_t kReductionRounds = 2048;
+    static constexpr std::int64_t kFewOf = 256;  // less than kManyLeft, or eps would be raised for ever
 
     bool square() const { return rows_ == cols_; }
     std::int64_t samples() const { return std::min<std::int64_t>(rows_, 2048); }
@@ -166,7 +169,8 @@ class DeviceSolver {
     // All free rows bid until none can, or `budget` bids are spent; returns how many are left free.
     std::int64_t bid(double eps, std::int64_t budget) {
         launch(begin_phase<S>, {1, 1}, stream_, state_, eps, static_cast<long long>(budget),
-               options_.few_bidders);
+               static_cast<long long>(eps > 0.0 ? budget : kReductionRounds), options_.few_bidders,
+               enough(eps));
         launch(enqueue_free<S>, {blocks(rows_, 256), 256}, stream_, state_);
         std::int64_t bidders = rows_;
         for (;;) {
@@ -175,10 +179,14 @@ class DeviceSolver {
             for (int k = 0; k < 8; ++k) rounds_of_few();
             const Control& now = control();
             bidders = now.count[now.active] + now.stale;
-            if (stopped_ || bidders == 0 || now.bids >= budget) break;
+            if (stopped_ || bidders <= enough(eps) || now.spent()) break;
         }
         return bidders + seen_.resting;
     }
+
+    // So many bidders left end a phase of eps-scaling. The last few would go on one after the other for most
+    // of its rounds, while the next phase lets everybody bid again in any case.
+    int enough(double eps) const { return eps > 0.0 ? static_cast<int>(rows_ / kFewOf) : 0; }
 
     void round_of_many() {
         launch(bid_step<S>, {blocks_for(rows_, 8), 256}, stream_, state_);
@@ -201,7 +209,9 @@ class DeviceSolver {
     }
 
     void read_stale() {
-        launch(list_stale<S>, {blocks_for(rows_, 1), listers()}, stream_, state_);
+        // Mostly there is nothing to read, and blocks that find that out should be few.
+        const auto most = 8 * static_cast<std::int64_t>(multiprocessors());
+        launch(list_stale<S>, {static_cast<unsigned>(std::min(rows_, most)), listers()}, stream_, state_);
         launch(stale_done<S>, {1, 1}, stream_, state_);
     }
 

@@ -17,7 +17,7 @@ struct SolveOptions {
     // Up to this many rows one block solves a problem. Tests set it to 0.
     std::int64_t for_a_block = 256;
     // So many bidders at most are left to one block.
-    int few_bidders = 1024;
+    int few_bidders = 256;
     // Whether the last free rows are matched on the host, by paths on the lists. Tests try both ways.
     bool paths_on_host = true;
 };

@@ -237,7 +237,8 @@ TEST_CASE(memory, "device memory is given back, also when there is no more of it
         try {
             Buffer<double> third(10, nullptr);
         } catch (const Error& error) {
-            refused = error.out_of_memory && std::string(error.what()) == "cudaMallocFromPoolAsync: out of memory";
+            refused =
+                error.out_of_memory && std::string(error.what()) == "cudaMallocFromPoolAsync: out of memory";
         }
         CHECK(refused);
         emulation::settings().allocations_left = -1;

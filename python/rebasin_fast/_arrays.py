@@ -398,6 +398,8 @@ def as_numpy_cost(cost_matrix: Any) -> npt.NDArray[Any]:
         if cost_matrix.device.type != "cpu":
             raise TypeError(f"cost_matrix is a tensor on {cost_matrix.device}; expected one on the CPU (use .cpu())")
         return to_numpy(cost_matrix.resolve_conj().resolve_neg())
+    if lies_on_cuda(cost_matrix):
+        raise TypeError("cost_matrix is on a CUDA device; expected an array on the CPU")
     if not hasattr(cost_matrix, "__array__") and hasattr(cost_matrix, "__dlpack__"):
         return np.from_dlpack(cost_matrix)
     return np.asarray(cost_matrix)

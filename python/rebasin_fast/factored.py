@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rebasin_fast import _core
-from rebasin_fast._arrays import Array, to_numpy, torch_of
+from rebasin_fast._arrays import Array, lies_on_cuda, to_numpy, torch_of
 from rebasin_fast._cost_matrix import as_duals
 from rebasin_fast.lap import Assignment, AssignmentStats, _as_gap, _as_thread_count
 
@@ -134,6 +134,8 @@ def _as_factors(a: Any, b: Any) -> tuple[Factor, Factor]:
 def _as_real_matrix(name: str, given: Array) -> npt.NDArray[Any]:
     if torch_of(given) is not None and given.device.type != "cpu":
         raise TypeError(f"{name} is a tensor on {given.device}; expected one on the CPU (use .cpu())")
+    if lies_on_cuda(given):
+        raise TypeError(f"{name} is on a CUDA device; expected an array on the CPU")
     array = to_numpy(given)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers of at most 64 bits")
