@@ -84,7 +84,7 @@ class DeviceSolver {
     // As in csrc/lap/lists.cpp, where it is said what they are for.
     static constexpr double kFewFree = 0.001, kMuchCompetition = 0.25, kEpsOfMuch = 0.125;
     static constexpr double kEpsOfLittle = 0.025, kEpsLeast = 1e-5, kEpsFall = 7.0, kEpsRise = 8.0;
-    static constexpr double kManyLeft = 0.01;
+    static constexpr double kManyLeft = 0.01, kHopeless = 0.6;
     static constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8;
     static constexpr int kMostRaises = 32, kSeveral = 4;
     // Rounds with eps = 0: a few rows that fight on and on for columns are better served by paths.
@@ -98,15 +98,14 @@ class DeviceSolver {
         control_.fill_with_byte(0);
         const Status entries = look_at_entries();
         if (entries != Status::optimal) return entries;
-        launch(begin<S>, {blocks(cols_, 256), 256}, stream_, state_,
-               square() ? static_cast<const unsigned long long*>(minima_.get()) : nullptr,
-               square() ? options_.col_duals : nullptr, state_.costs.sign);
-        launch(list_all<S>, {blocks_for(rows_, 1), listers()}, stream_, state_);
-        outcome_.stats.row_scans += 2 * rows_;
-        take_sample();
-        std::int64_t left = bid(0.0, kReductionBids * rows_);
+        bool warm = square() && options_.col_duals != nullptr;
+        std::int64_t left = first_bids(warm ? options_.col_duals : nullptr);
+        if (warm && static_cast<double>(left) > kHopeless * static_cast<double>(rows_) && !stopped_) {
+            warm = false;
+            left = first_bids(nullptr);
+        }
         if (stopped_) return Status::interrupted;
-        if (left > 0 && square() && options_.col_duals == nullptr && !ties_ &&
+        if (square() && !warm && !ties_ &&
             static_cast<double>(left) > kFewFree * static_cast<double>(rows_)) {
             scale(left);
             if (stopped_) return Status::interrupted;
@@ -116,6 +115,17 @@ class DeviceSolver {
         if (left != 0) left = bid(0.0, kFinalBids * rows_);
         if (stopped_) return Status::interrupted;
         return left == 0 ? Status::optimal : find_paths();
+    }
+
+    // From prices `given`, or from column minima of a square problem, to what the row reduction leaves free.
+    std::int64_t first_bids(const double* given) {
+        launch(begin<S>, {blocks(cols_, 256), 256}, stream_, state_,
+               square() ? static_cast<const unsigned long long*>(minima_.get()) : nullptr, given,
+               state_.costs.sign);
+        launch(list_all<S>, {blocks_for(rows_, 1), listers()}, stream_, state_);
+        outcome_.stats.row_scans += rows_;
+        take_sample();
+        return bid(0.0, kReductionBids * rows_);
     }
 
     static unsigned blocks(std::int64_t work, unsigned threads) {
@@ -129,6 +139,7 @@ class DeviceSolver {
 
     Status look_at_entries() {
         minima_.fill_with_byte(0xff);
+        outcome_.stats.row_scans += rows_;
         constexpr int strip = 128;
         int* flaws = &control_.get()->flaws;
         const double limit = overflow_limit(rows_, state_.costs.sign != 1.0 && state_.costs.sign != -1.0);
@@ -302,7 +313,7 @@ class DeviceSolver {
     }
 
     Status paths_on_device() {
-        constexpr int together = 64;  // paths of a launch, so that none takes for ever
+        constexpr int together = 16;  // paths of a launch, so that none takes for ever
         for (;;) {
             launch(augment_rows<S>, {1, few_threads()}, stream_, state_, together);
             const Control& now = control();
@@ -351,9 +362,10 @@ class DeviceSolver {
 template <class S>
 SolveOutcome solve_large(const DeviceMatrix& costs, const DeviceAnswer& answer, const SolveOptions& options,
                          Stream stream) {
-    // A square matrix in column order is solved as its transpose, where it lies.
-    const bool turned = costs.rows > costs.cols ||
-                        (costs.rows == costs.cols && costs.row_stride == 1 && costs.col_stride != 1);
+    // A square matrix in column order is solved as its transpose, where it lies; but prices to start from
+    // belong to its columns.
+    const bool in_columns = costs.rows == costs.cols && costs.row_stride == 1 && costs.col_stride != 1;
+    const bool turned = costs.rows > costs.cols || (in_columns && options.col_duals == nullptr);
     return DeviceSolver<S>(turned ? costs.transposed() : costs, turned, options, stream).run(answer);
 }
 

@@ -521,3 +521,8 @@ def copied_beside(like: DeviceArray, array: npt.NDArray[Any]) -> Array:
 def device_to_numpy(array: Array) -> npt.NDArray[Any]:
     """Return a copy of a torch tensor or cupy array in the host's memory."""
     return to_numpy(array) if torch_of(array) is not None else np.asarray(array.get())
+
+
+def brought_to_host(value: Any) -> Any:
+    """Return a numpy copy of an array on a CUDA device; anything else as it is."""
+    return device_to_numpy(as_device_array(value).array) if lies_on_cuda(value) else value

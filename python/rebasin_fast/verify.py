@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rebasin_fast import _core
-from rebasin_fast._arrays import IndexArray
+from rebasin_fast._arrays import IndexArray, brought_to_host
 from rebasin_fast._cost_matrix import as_cost, as_duals
 from rebasin_fast.lap import Assignment, solve_assignment
 
@@ -53,7 +53,8 @@ def verify_assignment(
     Parameters
     ----------
     cost_matrix : array_like, shape (n, m)
-        The matrix the assignment belongs to.
+        The matrix the assignment belongs to. What is on a CUDA device is copied to the host and checked there, by
+        nothing that the device's solver uses.
     assignment : Assignment or (row_ind, col_ind)
         A complete assignment: min(n, m) cells, no row or column twice.
     maximize : bool, optional
@@ -85,7 +86,7 @@ def verify_assignment(
     >>> verify_assignment(cost, ([0, 1, 2], [0, 1, 2])).gap
     1.0
     """
-    cost = as_cost(cost_matrix)
+    cost = as_cost(brought_to_host(cost_matrix))
     if isinstance(assignment, Assignment):
         rows, cols = _as_matching(cost, assignment.row_ind, assignment.col_ind)
         maximize = assignment.maximize if maximize is None else bool(maximize)
@@ -99,8 +100,8 @@ def verify_assignment(
     if row_duals is None:
         solved = solve_assignment(cost, maximize)
         row_duals, col_duals = solved.row_duals, solved.col_duals
-    u = as_duals("row_duals", row_duals, cost.shape[0])
-    v = as_duals("col_duals", col_duals, cost.shape[1])
+    u = as_duals("row_duals", brought_to_host(row_duals), cost.shape[0])
+    v = as_duals("col_duals", brought_to_host(col_duals), cost.shape[1])
     _require_allowed_cells(cost, rows, cols)
     exact = all(np.issubdtype(x.dtype, np.integer) for x in (cost, u, v))
     if exact:
@@ -135,7 +136,7 @@ def _as_matching(
     length = min(cost.shape)
     checked = []
     for name, given, limit in (("row_ind", row_ind, cost.shape[0]), ("col_ind", col_ind, cost.shape[1])):
-        index = np.asarray(given)
+        index = np.asarray(brought_to_host(given))
         if index.shape != (length,):
             raise ValueError(f"{name} has shape {index.shape}; expected ({length},) for a {cost.shape} cost matrix")
         if length and not np.issubdtype(index.dtype, np.integer):
