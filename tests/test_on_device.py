@@ -183,8 +183,9 @@ def test_without_a_solver_for_devices_cost_matrices_are_solved_on_the_cpu(device
 @pytest.mark.parametrize("similarity", ["inner", "correlation"])
 def test_activation_matching(device, similarity):
     spec, build = NETWORKS["resnet20"]
-    model, a, b = build(), state(build(), 1), state(build(), 2)
-    batches = [torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    # In float64: a GPU may compute convolutions of float32 in TF32.
+    model, a, b = build(), state(build(), 1, torch.float64), state(build(), 2, torch.float64)
+    batches = [torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(k)).double() for k in range(3)]
     want = activation_matching(spec, model, a, b, batches, similarity=similarity, prove=False)
     there = [device.tensor(batch) for batch in batches]
     found = activation_matching(spec, model, device.put(a), device.put(b), there, similarity=similarity, prove=False)
@@ -199,10 +200,13 @@ def test_straight_through(device, network, monkeypatch):
         module = sys.modules["rebasin_fast.straight_through"]
         monkeypatch.setattr(module, "_seeded", lambda torch, device, seed: nullcontext())
     spec, build = NETWORKS[network]
-    model, a, b = build(), state(build(), 1), state(build(), 2)
+    model, a, b = build(), state(build(), 1, torch.float64), state(build(), 2, torch.float64)
     shape = (20,) if network == "mlp" else (3, 64, 64)
     generator = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(8, *shape, generator=generator), torch.randint(5, (8,), generator=generator)) for _ in "12"]
+    batches = [
+        (torch.randn(8, *shape, generator=generator).double(), torch.randint(5, (8,), generator=generator))
+        for _ in "12"
+    ]
     for module in model.modules():
         module.p = 0.0  # no dropout
     options = {"epochs": 2, "init": "identity", "prove": False, "optimizer": lambda t: torch.optim.SGD(t, lr=0.5)}
