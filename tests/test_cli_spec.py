@@ -107,12 +107,13 @@ def test_a_spec_that_does_not_hold_exits_with_1(call, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "0 of --spec, --arch and --model-class"),
-        (["--arch", "mlp", "--spec", "x.json"], "2 of --spec, --arch and --model-class"),
+        ([], "0 of --arch, --model-class and --config"),
+        (["--arch", "mlp", "--model-class", "models:MLP"], "2 of --arch, --model-class and --config"),
         (["--arch", "lenet"], "expected one of mlp, vgg16, resnet20, resnet50"),
         (["--arch", "mlp"], "needs a checkpoint"),
-        (["--arch", "mlp", "--prove"], "--prove needs --model-class"),
-        (["--arch", "mlp", "--input", "2,3"], "belong to --model-class"),
+        (["--arch", "mlp", "--prove"], "needs a checkpoint"),
+        (["--arch", "mlp", "--input", "2,3"], "belongs to --model-class"),
+        (["--arch", "mlp", "--kwargs", '{"a": 1}'], "belongs to --model-class"),
         (["missing.pt", "--arch", "mlp"], "missing.pt"),
         (["--spec", "missing.json"], "missing.json"),
         (["--model-class", "models:MLP"], "needs --input"),

@@ -1,15 +1,11 @@
 import gzip
-import struct
 
 import numpy as np
 import pytest
 import torch
 
+from idx_data import idx_bytes
 from rebasin_fast.datasets import load_dataset, load_digits, load_idx_dataset, read_idx, split_batches
-
-
-def idx_bytes(array, code=0x08):
-    return bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 def example_arrays():

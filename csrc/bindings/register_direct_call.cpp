@@ -19,7 +19,8 @@ namespace {
 // From this many elements on the GIL is released; below, that costs more than another thread could gain.
 constexpr std::int64_t kReleaseFrom = 2500;
 
-// The view of an object that is exactly a numpy array, and one the core reads where it lies.
+// The view of an object that is exactly a numpy array, and one the core reads where it lies whatever its
+// size; small ones of float16 are better widened first.
 std::optional<MatrixView> plain_view(PyObject* object) {
     using npy = py::detail::npy_api;
     if (Py_TYPE(object) != npy::get().PyArray_Type_) return std::nullopt;
@@ -27,7 +28,8 @@ std::optional<MatrixView> plain_view(PyObject* object) {
     const py::dtype dtype = array.dtype();
     const std::optional<ElementType> type = element_type(dtype);
     const bool native = dtype.byteorder() == '=' || dtype.byteorder() == '|';
-    if (!type || !native || array.ndim() != 2 || (array.flags() & npy::NPY_ARRAY_ALIGNED_) == 0)
+    if (!type || *type == ElementType::f16 || !native || array.ndim() != 2 ||
+        (array.flags() & npy::NPY_ARRAY_ALIGNED_) == 0)
         return std::nullopt;
     const py::ssize_t size = dtype.itemsize();
     const py::ssize_t* strides = array.strides();

@@ -19,6 +19,7 @@ namespace rebasin_fast {
 std::optional<ElementType> element_type(const py::dtype& dtype) {
     const char kind = dtype.kind();
     const auto size = dtype.itemsize();
+    if (kind == 'f' && size == 2) return ElementType::f16;
     if (kind == 'f' && size == 4) return ElementType::f32;
     if (kind == 'f' && size == 8) return ElementType::f64;
     if (kind == 'b') return ElementType::u8;
@@ -43,7 +44,7 @@ MatrixView view_of(const py::array& cost) {
     const std::optional<ElementType> type = element_type(cost.dtype());
     if (!type)
         throw py::type_error("cost has dtype " + std::string(py::str(cost.dtype())) +
-                             "; expected bool, integers, float32 or float64");
+                             "; expected bool, integers, float16, float32 or float64");
     MatrixView view;
     view.data = cost.data();
     view.type = *type;

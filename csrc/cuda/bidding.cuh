@@ -173,8 +173,7 @@ __global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int roun
         for (int k = t; k < count; k += threads) round.award(k);
         __syncthreads();
         for (int k = t; k < count; k += threads) round.clear(k);
-        if (t == 0) round.advance();
-        __syncthreads();
+        if (t == 0) round.advance();  // which nobody looks at before the next barrier
     }
     if (t == 0) call_stale(*s.control);
 }

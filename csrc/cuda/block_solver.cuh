@@ -53,7 +53,6 @@ class BlockSolver {
     // rows take the columns whose minimum they hold. Returns the flaws of the entries.
     __device__ int start(double largest) {
         for (int i = t_; i < c_.rows; i += threads_) s_.col_of_row[i] = c_.cols;
-        __syncthreads();
         const bool square = c_.rows == c_.cols;
         Bits flaws = Bits::none();
         for (int j = t_; j < c_.cols; j += threads_) {

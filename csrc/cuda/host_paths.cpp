@@ -17,6 +17,7 @@ class DeviceRows {
   public:
     using Element = S;
     static constexpr bool kInMemory = false;
+    static constexpr std::int64_t kBytes = sizeof(S);
 
     DeviceRows(HostProblem<S>* problem, const std::function<void(std::int64_t, S*)>& fetch)
         : rows(problem->rows), cols(problem->cols), sign(problem->sign), problem_(*problem), fetch_(fetch) {

@@ -58,7 +58,8 @@ class RowLister {
     __device__ explicit RowLister(const ListState<S>& state)
         : s_(state), t_(static_cast<int>(threadIdx.x)), threads_(static_cast<int>(blockDim.x)) {}
 
-    // Shared memory: `minima` has a double for every thread.
+    // Shared memory: `minima` has a double for every thread. Nobody looks at any of it after the last barrier
+    // in here, so that the next row may follow at once.
     __device__ void list(int i, double* minima, int* count, double* threshold) {
         const S* row = s_.costs.row(i);
         const double* v = s_.matching.v;
@@ -129,9 +130,8 @@ class RowLister {
         finish(i, done < kListed ? done : kListed, value);
     }
 
-    // Sorts what was listed by column, for threads came in any order.
+    // Sorts what was listed by column, for threads came in any order. They have passed a barrier since.
     __device__ void finish(int i, int size, double bound) {
-        __syncthreads();
         const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
         int column = 0, place = 0;
         S element{};
@@ -166,10 +166,8 @@ __global__ void list_all(ListState<S> s) {
     REBASIN_FAST_SHARED(int, count, 1);
     REBASIN_FAST_SHARED(double, threshold, 1);
     RowLister<S> lister(s);
-    for (int i = static_cast<int>(blockIdx.x); i < s.costs.rows; i += static_cast<int>(gridDim.x)) {
+    for (int i = static_cast<int>(blockIdx.x); i < s.costs.rows; i += static_cast<int>(gridDim.x))
         lister.list(i, minima, count, threshold);
-        __syncthreads();
-    }
 }
 
 // Lists those rows again that wait for it, and lets them bid.
@@ -184,7 +182,6 @@ __global__ void list_stale(ListState<S> s) {
         const int i = s.stale[k];
         lister.list(i, minima, count, threshold);
         if (threadIdx.x == 0) s.queue(active)[atomicAdd(&s.control->count[active], 1)] = i;
-        __syncthreads();
     }
 }
 

@@ -82,9 +82,11 @@ std::vector<Offset> offsets_of(const std::vector<MatrixView>& costs) {
 std::vector<std::size_t> order_of(const std::vector<MatrixView>& costs) {
     std::vector<std::size_t> order(costs.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
-    const auto larger = [&](std::size_t a, std::size_t b) { return work_of(costs[a]) > work_of(costs[b]); };
-    if (!std::is_sorted(order.begin(), order.end(), larger))
-        std::stable_sort(order.begin(), order.end(), larger);
+    const auto earlier = [&](std::size_t a, std::size_t b) {
+        const auto of_a = work_of(costs[a]), of_b = work_of(costs[b]);
+        return of_a != of_b ? of_a > of_b : a < b;
+    };
+    if (!std::is_sorted(order.begin(), order.end(), earlier)) std::sort(order.begin(), order.end(), earlier);
     return order;
 }
 
@@ -116,7 +118,7 @@ void store_all(const std::vector<double>& values, bool as_integers, void* cells)
 template <class T>
 bool store_cost(const TypedView<T>& cost, const Slot& slot) {
     const std::int64_t n = std::min(cost.rows, cost.cols);
-    if constexpr (std::is_floating_point_v<T>) {
+    if constexpr (std::is_floating_point_v<Widened<T>>) {
         double sum = 0.0, lost = 0.0;  // what rounding took away from `sum`
         for (std::int64_t k = 0; k < n; ++k) {
             const double x = cost.at(slot.row_ind[k], slot.col_ind[k]);
@@ -216,7 +218,7 @@ Slot slot_of(const BatchAnswer& answer, const Offset& offset, std::int64_t probl
 }  // namespace
 
 bool has_integer_cost(ElementType type) {
-    return type != ElementType::f32 && type != ElementType::f64;
+    return type != ElementType::f16 && type != ElementType::f32 && type != ElementType::f64;
 }
 
 bool has_integer_duals(ElementType type) {

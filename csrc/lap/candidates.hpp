@@ -30,18 +30,15 @@ class Candidates {
           crew_(crew),
           kernels_(simd::kernels<T>()),
           width_(width_for(source.cols)),
-          pool_limit_(source.rows * width_ + source.rows * width_ / 4 + 4 * filled_up(source.cols)),
-          slots_(static_cast<std::size_t>(source.rows)),
-          scratch_(static_cast<std::size_t>(crew->size())) {
-        // Set aside at once, for to grow step by step would take twice the memory at times; what is not used
-        // is not touched.
-        columns_.reserve(static_cast<std::size_t>(pool_limit_));
-        costs_.reserve(static_cast<std::size_t>(pool_limit_));
-        columns_.resize(static_cast<std::size_t>(source.rows * width_));
-        costs_.resize(columns_.size());
-        for (std::size_t i = 0; i < slots_.size(); ++i)
-            slots_[i] = {static_cast<std::int64_t>(i) * width_, 0, width_, -kForbidden};
-    }
+          first_room_(width_ > kMiddling ? kFirstRoom : 0),
+          reserved_(source.rows * (first_room_ + width_)),
+          pool_limit_(reserved_ + source.rows * width_ / 4 + 4 * filled_up(source.cols)),
+          slots_(static_cast<std::size_t>(source.rows), Slot{0, 0, 0, -kForbidden}),
+          // Set aside at once, for to grow step by step would take twice the memory at times; what is not
+          // used is not touched.
+          columns_(std::make_unique_for_overwrite<std::int32_t[]>(static_cast<std::size_t>(pool_limit_))),
+          costs_(std::make_unique_for_overwrite<T[]>(static_cast<std::size_t>(pool_limit_))),
+          scratch_(static_cast<std::size_t>(crew->size())) {}
 
     struct List {
         const std::int32_t* columns;  // filled up to a multiple of simd::kPadding with column m
@@ -52,7 +49,7 @@ class Candidates {
 
     List of(std::int32_t i) const {
         const Slot& slot = slots_[i];
-        return {columns_.data() + slot.offset, costs_.data() + slot.offset, slot.size, slot.bound};
+        return {columns_.get() + slot.offset, costs_.get() + slot.offset, slot.size, slot.bound};
     }
 
     double reduced(const List& list, std::int32_t k, const std::vector<double>& v) const {
@@ -76,6 +73,7 @@ class Candidates {
     // Reads every row, the work shared out, and lists at most `entries` columns of each; false when asked to
     // stop. `seen`, unless null, learns what the entries are like.
     bool read_all(const Prices<T>& prices, std::int64_t entries, simd::Extremes* seen, Interrupt* interrupt) {
+        for (Slot& slot : slots_) give_room(slot, entries);
         read(0, prices, entries);  // shows how wide a list is, which spares the others the search for it
         const std::int64_t together = source_.rows_together();
         const std::int64_t tasks = (source_.rows + together - 1) / together;
@@ -108,10 +106,11 @@ class Candidates {
     // bound on all others.
     void adopt(std::int32_t i, const std::int32_t* columns, const T* costs, std::int32_t size, double bound) {
         Slot& slot = slots_[i];
+        give_room(slot, size);
         slot.size = size;
         slot.bound = bound;
-        std::copy_n(columns, size, columns_.data() + slot.offset);
-        std::copy_n(costs, size, costs_.data() + slot.offset);
+        std::copy_n(columns, size, columns_.get() + slot.offset);
+        std::copy_n(costs, size, costs_.get() + slot.offset);
         for (std::int64_t k = size; k < filled_up(size); ++k) {
             columns_[static_cast<std::size_t>(slot.offset + k)] = static_cast<std::int32_t>(source_.cols);
             costs_[static_cast<std::size_t>(slot.offset + k)] = T{};
@@ -121,6 +120,7 @@ class Candidates {
     // Reads row i at today's prices and lists its cheapest columns, at most `entries` and what there is room
     // for.
     void read(std::int32_t i, const Prices<T>& prices, std::int64_t entries) {
+        give_room(slots_[i], entries);
         RowReader<Source>& reader = scratch(0);
         reader.fetch(&i, 1, prices);
         reader.announce(-1);
@@ -135,6 +135,7 @@ class Candidates {
         Crew alone(1);
         Crew* crew = static_cast<std::int64_t>(rows.size()) * source_.cols < worth_sharing ? &alone : crew_;
         const auto count = static_cast<std::int64_t>(rows.size()), together = source_.scattered_together();
+        for (const std::int32_t i : rows) give_room(slots_[i], entries_for(i));
         crew->for_each((count + together - 1) / together, [&](int worker, std::int64_t k) {
             const std::int64_t first = k * together, last = std::min(first + together, count);
             RowReader<Source>& reader = scratch(worker);
@@ -159,11 +160,8 @@ class Candidates {
         if (slot.bound > before) return true;
         const std::int64_t capacity =
             filled_up(std::min<std::int64_t>(2 * std::int64_t{slot.capacity}, source_.cols));
-        if (static_cast<std::int64_t>(columns_.size()) + capacity > pool_limit_) return false;
-        slot.offset = static_cast<std::int64_t>(columns_.size());
-        slot.capacity = static_cast<std::int32_t>(capacity);
-        columns_.resize(columns_.size() + static_cast<std::size_t>(capacity));
-        costs_.resize(columns_.size());
+        if (used_ + capacity + reserved_ > pool_limit_) return false;
+        place(slot, capacity);
         read(i, prices);
         return slot.bound > before || slot.bound == kForbidden;
     }
@@ -178,9 +176,10 @@ class Candidates {
     // Entries of a list: a fixed share of the matrix, so that lists of small elements stay small beside it.
     static std::int32_t width_for(std::int64_t cols) {
         constexpr std::int64_t most = 96, usual = 64, least = 16, large = 4096;
-        constexpr double share = sizeof(T) <= 2 ? 0.022 : 0.036;
-        const double entry = sizeof(T) + sizeof(std::int32_t);
-        const auto fit = static_cast<std::int64_t>(share * static_cast<double>(cols) * sizeof(T) / entry);
+        constexpr double share = Source::kBytes <= 2 ? 0.022 : 0.036;
+        const double row = static_cast<double>(cols) * Source::kBytes,
+                     entry = sizeof(T) + sizeof(std::int32_t);
+        const auto fit = static_cast<std::int64_t>(share * row / entry);
         const std::int64_t width = cols < large ? usual : std::clamp(fit / 16 * 16, least, most);
         return static_cast<std::int32_t>(filled_up(std::min(width, cols)));
     }
@@ -188,6 +187,9 @@ class Candidates {
   private:
     static constexpr std::int64_t kFirstOnDemand =
         16;  // entries of a list that is made when a row is first needed
+
+    // Where lists are long, those made first, and for most rows the only ones, are kept close together.
+    static constexpr std::int64_t kMiddling = 64, kFirstRoom = 32;
 
     struct Slot {
         std::int64_t offset;
@@ -200,13 +202,27 @@ class Candidates {
         return slots_[static_cast<std::size_t>(i)].size == 0 ? kFirstOnDemand : source_.cols;
     }
 
+    // Lists come to lie one after the other as rows are first read, so that rows never read take no memory.
+    void give_room(Slot& slot, std::int64_t entries) {
+        const std::int64_t wanted = entries <= first_room_ ? first_room_ : width_;
+        if (slot.capacity >= wanted) return;
+        reserved_ -= wanted;
+        place(slot, wanted);
+    }
+
+    void place(Slot& slot, std::int64_t capacity) {
+        slot.offset = used_;
+        slot.capacity = static_cast<std::int32_t>(capacity);
+        used_ += capacity;
+    }
+
     void store(std::int64_t i, RowReader<Source>& reader, const Prices<T>& prices, std::int64_t entries,
                bool check) {
         Slot& slot = slots_[i];
         const std::int64_t room = std::min<std::int64_t>({slot.capacity, source_.cols, entries});
         slot.bound = reader.list(i, prices, room, hint_, check);
         slot.size = static_cast<std::int32_t>(reader.found());
-        reader.copy(columns_.data() + slot.offset, costs_.data() + slot.offset, filled_up(slot.size));
+        reader.copy(columns_.get() + slot.offset, costs_.get() + slot.offset, filled_up(slot.size));
     }
 
     void learn(const RowReader<Source>& reader) {
@@ -223,10 +239,12 @@ class Candidates {
     Crew* const crew_;
     const simd::Kernels<T>& kernels_;
     const std::int32_t width_;
+    const std::int64_t first_room_;
+    std::int64_t used_ = 0, reserved_;  // entries in use, and such as rows may still ask for
     const std::int64_t pool_limit_;
     std::vector<Slot> slots_;
-    std::vector<std::int32_t> columns_;
-    std::vector<T> costs_;
+    std::unique_ptr<std::int32_t[]> columns_;
+    std::unique_ptr<T[]> costs_;
     std::vector<std::unique_ptr<RowReader<Source>>> scratch_;
     std::int64_t row_scans_ = 0;
     double hint_ = 0.0;  // from best to bound on the row read last: rows of one matrix are often alike

@@ -17,7 +17,7 @@ constexpr std::uint32_t kEnd = 1;
 constexpr std::uint32_t kCall = 2;
 
 void pause() {
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ __volatile__("yield");

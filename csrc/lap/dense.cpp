@@ -144,7 +144,7 @@ class DenseSolver {
                                    pred_.data(), m_);
             ++row_scans_;
             if (least == kForbidden || stop_requested()) return false;
-            const std::int64_t j = find_key_(key_.data(), least, row_of_col_.data(), m_);
+            const std::int64_t j = find_key_(key_.data(), least, row_of_col_.data(), somewhere(), m_);
             if (row_of_col_[j] < 0) {
                 sink = j;
                 break;
@@ -158,6 +158,15 @@ class DenseSolver {
         for (const Scanned& s : scanned_) v_[s.col] += s.length - least;
         matching_.augment(pred_, row, sink);
         return true;
+    }
+
+    // Another column each time. Where many are equally near, searches that always went on from the lowest
+    // would pass through the same rows over and over, long after these have no free column left.
+    std::int64_t somewhere() {
+        constexpr std::int64_t golden =
+            2654435769;  // 2^32 over the golden ratio: evenly spread at any length
+        somewhere_ = (somewhere_ + golden) & 0xFFFFFFFF;
+        return somewhere_ * m_ >> 32;
     }
 
     // Asks every 64 million elements or so.
@@ -193,6 +202,7 @@ class DenseSolver {
     std::vector<Scanned> scanned_;
     std::int64_t row_scans_ = 0;
     std::int64_t elements_ = 0;
+    std::int64_t somewhere_ = 0;
     bool stopped_ = false;
 };
 
@@ -222,6 +232,7 @@ Status augment_dense(const Source& source, PartialMatching* matching, Interrupt*
     template Status augment_dense<DenseRows<T>>(const DenseRows<T>&, PartialMatching*, Interrupt*, Stats*, \
                                                 std::int64_t);
 #include "lap/simd/element_types.inc"
+REBASIN_FAST_INSTANTIATE(Half)
 #undef REBASIN_FAST_INSTANTIATE
 
 #define REBASIN_FAST_INSTANTIATE(F)                                                                         \

@@ -37,6 +37,7 @@ class FactoredRows {
   public:
     using Element = double;
     static constexpr bool kInMemory = false;
+    static constexpr std::int64_t kBytes = sizeof(Element);
 
     // Needs a.rows <= b.rows, and depths that are equal.
     FactoredRows(const FactorView<F>& a, const FactorView<F>& b, bool maximize, Crew* crew)

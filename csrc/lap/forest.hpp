@@ -39,7 +39,13 @@ class Forest {
           open_(state->prices.v().size(), kForbidden),
           pred_(state->prices.v().size(), -1),
           offset_(static_cast<std::size_t>(state->n())),
-          tree_(static_cast<std::size_t>(state->n())) {}
+          tree_(static_cast<std::size_t>(state->n())) {
+        // Room that is not used is not touched; growing step by step would leave what was outgrown behind.
+        heap_.reserve(4 * offset_.size());
+        now_.reserve(open_.size());
+        settled_.reserve(open_.size());
+        touched_.reserve(open_.size());
+    }
 
     enum class Outcome { matched, infeasible, gave_up };
 

@@ -17,12 +17,9 @@
 #include <vector>
 
 #include "lap/matrix_view.hpp"
+#include "lap/wide_integer.hpp"
 
 namespace rebasin_fast {
-
-// Wide enough for any path length over 64-bit integer costs: 2^31 rows times a range of 2^65 stays below
-// 2^126.
-__extension__ typedef __int128 int128;
 
 enum class Status : std::uint8_t {
     optimal,

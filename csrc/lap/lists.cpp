@@ -58,10 +58,8 @@ constexpr std::int64_t kFirstList = 32, kFirstListOfRectangular = 8;
 // Rows still free for which it pays to make lists only on demand.
 constexpr std::size_t kFewUnread = 32;
 
-// Up to this many rows a look at a whole row takes no longer than making a list of it, and among ties so many
-// looks, per row, are tried first.
-constexpr std::int32_t kShortRows = 1024;
-constexpr double kScansAmongTies = 0.5;
+// Among ties so many looks at whole rows, per row, are tried before lists are made.
+constexpr std::int64_t kScansAmongTies = 2;
 constexpr std::int64_t kSeveral = 4;  // equally good columns that count as ties
 
 // The caller's duals, by the share of rows they leave without a column. What is nearly right is corrected in
@@ -117,7 +115,7 @@ class ListSolver {
         if (matched) {
             match_minima(column_best);
             stats->row_scans += state_.n();
-            if (ties_ && state_.n() <= kShortRows) {
+            if (ties_) {
                 const Status status = augment_among_ties(stats);
                 if (status != Status::optimal) return status;
             }
@@ -222,8 +220,8 @@ class ListSolver {
 
     // Where there are ties everywhere most paths end after a row or two, sooner than lists are made.
     Status augment_among_ties(Stats* stats) {
-        const auto scans = static_cast<std::int64_t>(kScansAmongTies * state_.n());
-        const Status status = augment_dense(source_, &state_.matching, options_.interrupt, stats, scans);
+        const Status status =
+            augment_dense(source_, &state_.matching, options_.interrupt, stats, kScansAmongTies * state_.n());
         for (std::int64_t j = 0; j < state_.m(); ++j) state_.prices.set(j, state_.matching.v[j]);
         return status;
     }
@@ -315,10 +313,12 @@ Matching<double> solve_lists(const Source& source, const Options& options, Crew*
                        stats);
 }
 
-#define REBASIN_FAST_INSTANTIATE(T)                      \
-    template Matching<double> solve_lists<DenseRows<T>>( \
-        const DenseRows<T>&, const Options&, Crew*, const std::vector<T>&, bool, simd::Extremes*, Stats*);
+#define REBASIN_FAST_INSTANTIATE(T)                                                                 \
+    template Matching<double> solve_lists<DenseRows<T>>(const DenseRows<T>&, const Options&, Crew*, \
+                                                        const std::vector<Widened<T>>&, bool,       \
+                                                        simd::Extremes*, Stats*);
 #include "lap/simd/element_types.inc"
+REBASIN_FAST_INSTANTIATE(Half)
 #undef REBASIN_FAST_INSTANTIATE
 
 #define REBASIN_FAST_INSTANTIATE(F)                                                                       \

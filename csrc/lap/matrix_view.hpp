@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <utility>
 
+#include "lap/half.hpp"
+
 namespace rebasin_fast {
 
 // The element types the core reads in place. Everything else is converted at the Python border.
-enum class ElementType : std::uint8_t { f32, f64, i8, u8, i16, u16, i32, u32, i64, u64 };
+enum class ElementType : std::uint8_t { f16, f32, f64, i8, u8, i16, u16, i32, u32, i64, u64 };
 
 struct MatrixView {
     const void* data = nullptr;
@@ -43,6 +45,8 @@ TypedView<T> typed(const MatrixView& view) {
 template <class Visitor>
 decltype(auto) visit(const MatrixView& view, Visitor&& visitor) {
     switch (view.type) {
+        case ElementType::f16:
+            return visitor(typed<Half>(view));
         case ElementType::f32:
             return visitor(typed<float>(view));
         case ElementType::i8:

@@ -8,19 +8,23 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "lap/matrix_view.hpp"
+#include "lap/simd/kernels.hpp"
 
 namespace rebasin_fast {
 
-// A matrix in memory, any strides. Contiguous rows are read where they lie; of others a few at a time are
-// copied together, so that a matrix in column order is read along its cache lines and never copied whole.
+// A matrix in memory, any strides. Contiguous rows are read where they lie; of others, and of elements that
+// have to be widened, a few at a time are copied together, so that a matrix in column order is read along its
+// cache lines and never copied whole.
 template <class T>
 class DenseRows {
   public:
-    using Element = T;
-    static constexpr bool kInMemory = true;  // a row costs no more than reading it
+    using Element = Widened<T>;
+    static constexpr bool kInMemory = true;            // a row costs no more than reading it
+    static constexpr std::int64_t kBytes = sizeof(T);  // an element takes in memory
 
     // `factor` times the elements are the costs: 1 or -1, or powers of two that keep sums from overflowing.
     DenseRows(const TypedView<T>& view, double factor)
@@ -47,46 +51,63 @@ class DenseRows {
       public:
         explicit Reader(const DenseRows& source) : source_(source) {}
 
-        const T* row(std::int64_t i) {
-            if (source_.view_.col_stride == 1) return source_.view_.row(i);
+        const Element* row(std::int64_t i) {
+            if (const Element* there = row_in_memory(i)) return there;
             if (i < first_ || i >= first_ + count_) gather(i, 1);
             return panel_.data() + (i - first_) * source_.cols;
         }
 
         // Where row i lies if it need not be copied, else null.
-        const T* row_in_memory(std::int64_t i) const {
-            return source_.view_.col_stride == 1 ? source_.view_.row(i) : nullptr;
+        const Element* row_in_memory(std::int64_t i) const {
+            if constexpr (kAsStored)
+                if (source_.view_.col_stride == 1) return source_.view_.row(i);
+            return nullptr;
         }
 
         // Rows first ... first + count - 1, `*stride` elements apart.
-        const T* rows(std::int64_t first, std::int64_t count, std::int64_t* stride) {
-            *stride = source_.view_.col_stride == 1 ? source_.view_.row_stride : source_.cols;
-            if (source_.view_.col_stride == 1) return source_.view_.row(first);
+        const Element* rows(std::int64_t first, std::int64_t count, std::int64_t* stride) {
+            const Element* there = row_in_memory(first);
+            *stride = there != nullptr ? source_.view_.row_stride : source_.cols;
+            if (there != nullptr) return there;
             gather(first, count);
             return panel_.data();
         }
 
       private:
+        static constexpr bool kAsStored = std::is_same_v<T, Element>;
+
+        void gather(std::int64_t first, std::int64_t count) {
+            panel_.resize(static_cast<std::size_t>(count * source_.cols));
+            first_ = first;
+            count_ = count;
+            if constexpr (std::is_same_v<T, Half>)
+                if (source_.view_.col_stride == 1) return widen_rows();
+            turn_all();
+        }
+
+        void widen_rows() {
+            for (std::int64_t i = 0; i < count_; ++i)
+                simd::widen()(&source_.view_.row(first_ + i)->bits, source_.cols,
+                              panel_.data() + i * source_.cols);
+        }
+
         // Copies tile by tile. Lines that lie a power of two apart share a place in the cache: a tile is read
         // line by line, turned in a buffer of its own, and written line by line. No processor foresees lines
         // that far apart, so those of later tiles are fetched ahead.
-        void gather(std::int64_t first, std::int64_t count) {
+        void turn_all() {
             constexpr std::int64_t ahead = 2 * kTile, line = 64 / static_cast<std::int64_t>(sizeof(T));
             const std::int64_t cols = source_.cols;
             const std::int64_t down = source_.view_.row_stride, across = source_.view_.col_stride;
-            panel_.resize(static_cast<std::size_t>(count * cols));
-            first_ = first;
-            count_ = count;
-            const T* data = source_.view_.row(first);
+            const T* data = source_.view_.row(first_);
             T turned[kTile][kTile];
             for (std::int64_t j0 = 0; j0 < cols; j0 += kTile) {
                 const std::int64_t width = std::min(kTile, cols - j0);
                 if (down == 1)
                     for (std::int64_t j = j0 + ahead; j < std::min(j0 + ahead + kTile, cols); ++j)
-                        for (std::int64_t i = 0; i < count; i += line)
+                        for (std::int64_t i = 0; i < count_; i += line)
                             __builtin_prefetch(data + j * across + i);
-                for (std::int64_t i0 = 0; i0 < count; i0 += kTile) {
-                    const std::int64_t height = std::min(kTile, count - i0);
+                for (std::int64_t i0 = 0; i0 < count_; i0 += kTile) {
+                    const std::int64_t height = std::min(kTile, count_ - i0);
                     turn(data + i0 * down + j0 * across, down, across, height, width, turned);
                     for (std::int64_t i = 0; i < height; ++i)
                         std::copy_n(turned[i], width, panel_.data() + (i0 + i) * cols + j0);
@@ -127,7 +148,7 @@ class DenseRows {
         }
 
         const DenseRows& source_;
-        std::vector<T> panel_;
+        std::vector<Element> panel_;
         std::int64_t first_ = 0, count_ = 0;
     };
 

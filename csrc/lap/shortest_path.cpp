@@ -133,6 +133,7 @@ Matching<Dual> solve_shortest_path(const TypedView<T>& cost, const Options& opti
 #define REBASIN_FAST_INSTANTIATE(T) \
     template Matching<double> solve_shortest_path<double, T>(const TypedView<T>&, const Options&, Stats*);
 #include "lap/simd/element_types.inc"
+REBASIN_FAST_INSTANTIATE(Half)
 #undef REBASIN_FAST_INSTANTIATE
 template Matching<int128> solve_shortest_path<int128, std::int64_t>(const TypedView<std::int64_t>&,
                                                                     const Options&, Stats*);

@@ -58,7 +58,8 @@ void write_duals(const simd::SmallProblem& problem, const simd::SmallWork& work,
 
 bool small_enough(const MatrixView& cost) {
     const std::int64_t shorter = std::min(cost.rows, cost.cols), longer = std::max(cost.rows, cost.cols);
-    return shorter > 0 && shorter <= simd::kSmallRows && longer <= simd::kSmallCols;
+    return shorter > 0 && shorter <= simd::kSmallRows && longer <= simd::kSmallCols &&
+           cost.type != ElementType::f16;
 }
 
 std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAnswer* answer) {

@@ -10,7 +10,7 @@
 
 namespace rebasin_fast {
 
-// Whether the shape is one solve_small() takes: neither empty nor large.
+// Whether solve_small() takes it: neither empty nor large, and of elements it computes in.
 bool small_enough(const MatrixView& cost);
 
 // Where solve_small() writes. Duals are left out when null; both or neither.

@@ -12,14 +12,15 @@
 #include "lap/lap.hpp"
 #include "lap/oriented.hpp"
 #include "lap/simd/kernels.hpp"
+#include "lap/simd/small_kernel.hpp"
 #include "lap/small.hpp"
 #include "lap/survey.hpp"
 
 namespace rebasin_fast {
 namespace {
 
-// Below this many rows the plain solver wins: initialisation costs more than it saves.
-constexpr std::int64_t kSmall = 48;
+// Up to this many rows ties are broken as SciPy breaks them, and the plain solver is used.
+constexpr std::int64_t kSmall = simd::kScipyRows;
 
 // The largest integer below which float64 holds every integer.
 constexpr double kExactDouble = 9007199254740992.0;
@@ -72,7 +73,7 @@ double gap_of(const TypedView<T>& cost, double sign, const Matching<Num>& matchi
             c *= sign;
         else if (sign < 0)
             c = -c;
-        gap += static_cast<double>(c - matching.v[j] - matching.u[i]);
+        gap += to_double(c - matching.v[j] - matching.u[i]);
     }
     return gap / std::abs(sign);
 }
@@ -103,7 +104,8 @@ Result finish(const TypedView<T>& cost, double sign, Matching<Num> matching, boo
 template <class T>
 Method choose_method(const TypedView<T>& cost) {
     if (cost.rows <= kSmall) return Method::shortest_path;
-    return cost.rows < (cost.col_stride == 1 ? kListsFrom : kListsFromScattered) ? Method::dense : Method::jv;
+    const bool scattered = cost.col_stride != 1 || std::is_same_v<T, Half>;
+    return cost.rows < (scattered ? kListsFromScattered : kListsFrom) ? Method::dense : Method::jv;
 }
 
 // `cost` has rows <= cols.
@@ -123,7 +125,7 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
     stats.method = options.method != Method::automatic ? options.method : choose_method(cost);
     const bool by_lists = stats.method == Method::jv || stats.method == Method::auction;
     Crew crew(options.threads);
-    Survey<T> found;
+    Survey<Widened<T>> found;
     const bool surveyed = !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr);
     if (surveyed) found = survey(DenseRows<T>(cost, sign), options.maximize, &crew);
     for (double guard = 1.0;;) {

@@ -276,6 +276,20 @@ TEST_CASE(threads, "many threads solve at once") {
     CHECK(std::count(equal.begin(), equal.end(), 1) == 8);
 }
 
+TEST_CASE(wide_integers, "128-bit integers become the float64 numbers the compiler makes of them") {
+    const int128 one = 1;
+    for (const int128 x : {one * 0, one, -one, (one << 53) + 1, -(one << 63), (one << 64) - 1, one << 64,
+                           -(one << 100), (one << 126) + (one << 80), -(one << 126) - 1})
+        CHECK(to_double(x) == static_cast<double>(x));
+}
+
+TEST_CASE(whole_duals, "integer duals prove an answer to real costs") {
+    const double costs[] = {4.0, 1.5, 2.0, 0.5};
+    const std::int64_t u[] = {1, 0}, v[] = {1, 0};
+    const Proof proof = prove({costs, ElementType::f64, 2, 2, 2, 1}, false, {0, 1}, {1, 0}, u, v);
+    CHECK(proof.gap == 1.5 && proof.violation == 0.0);
+}
+
 TEST_CASE(empty, "empty problems have empty answers") {
     const double nothing = 0.0;
     for (const auto& [n, m] : {std::pair<std::int64_t, std::int64_t>{0, 0}, {0, 4}, {4, 0}}) {

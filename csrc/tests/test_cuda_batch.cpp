@@ -76,6 +76,7 @@ TEST_CASE(blocks, "problems for a block, in shared memory and beyond it") {
     for (const int family : {0, 2, 4, 5, 6}) {
         batch.add(families()[static_cast<std::size_t>(family)], Element::f32, 70, 70, Layout::rows);
         batch.add(families()[static_cast<std::size_t>(family)], Element::f64, 40, 90, Layout::columns);
+        batch.add(families()[static_cast<std::size_t>(family)], Element::i16, 100, 20, Layout::rows);
     }
     batch.check(false);
     const std::size_t before = emulation::settings().shared_limit;
@@ -84,6 +85,40 @@ TEST_CASE(blocks, "problems for a block, in shared memory and beyond it") {
     batch.add(families()[0], Element::f32, 20, 230, Layout::rows);  // nor does its matching
     batch.check(false);
     emulation::settings().shared_limit = before;
+}
+
+TEST_CASE(tall, "more rows than a block has threads") {
+    Batch batch;
+    batch.add(families()[0], Element::f32, 1100, 3, Layout::rows);
+    batch.check(false);
+}
+
+TEST_CASE(packing, "a matrix of many tiles is packed, whatever its strides") {
+    Random random(13);
+    for (const Layout layout : {Layout::columns, Layout::backwards}) {
+        const Stored s = stored(families()[0].make(random, 130, 290), Element::f16, 130, 290, layout);
+        Buffer<float> packed(130 * 290, nullptr);
+        pack(s.view, packed.get(), nullptr);
+        const std::vector<float> got = packed.on_host();
+        CHECK(std::equal(got.begin(), got.end(), s.values.begin(), s.values.end()));
+    }
+}
+
+TEST_CASE(same_answer, "the same answer whatever the order in which threads run") {
+    Batch batch;
+    for (const int family : {1, 2, 4, 5}) {
+        batch.add(families()[static_cast<std::size_t>(family)], Element::f32, 30, 30, Layout::rows);
+        batch.add(families()[static_cast<std::size_t>(family)], Element::f32, 20, 70, Layout::rows);
+    }
+    std::vector<std::vector<std::int64_t>> first;
+    for (int seed = 0; seed < 8; ++seed) {
+        emulation::settings().seed = static_cast<std::uint64_t>(100 + seed);
+        batch.solve(false);
+        for (std::size_t k = 0; k < batch.rooms.size(); ++k) {
+            if (seed == 0) first.push_back(batch.rooms[k].col_ind);
+            CHECK_WITH(batch.rooms[k].col_ind == first[k], batch.names[k]);
+        }
+    }
 }
 
 TEST_CASE(identity, "a constant matrix gives the identity") {

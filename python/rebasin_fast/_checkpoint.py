@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -55,6 +56,23 @@ def load_parameters(source: ParametersOrFile, name: str, *, mapped: bool = False
     return loaded
 
 
+def load_torch_file(path: Path, name: str) -> object:
+    """Return what a file that torch saved holds, on the CPU; code that it brings is not run.
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened.
+    ValueError
+        The file is broken, or holds more than tensors, numbers, texts and containers of these.
+    ImportError
+        Without torch.
+    """
+    with path.open("rb"):
+        pass
+    return _load(path, name, mapped=False)
+
+
 def _load(path: Path, name: str, mapped: bool) -> object:
     torch = require("torch", "torch")
     try:
@@ -70,7 +88,7 @@ def _load(path: Path, name: str, mapped: bool) -> object:
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> ValueError:
-    return ValueError(f"{name}: the file {path} cannot be read: {error}")
+    return ValueError(f"{name}: the file {path} cannot be read: {_reason(error)}")
 
 
 def load_some(source: ParametersOrFile, names: Collection[str], name: str) -> Parameters:
@@ -99,3 +117,13 @@ def _load_some(path: Path, names: Collection[str], name: str) -> object:
         raise
     except Exception as error:
         raise _unreadable(path, name, error) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a reader failed. Where code would have to be run, torch explains how to have that: left out here."""
+    text = str(error).strip()
+    if "weights_only" not in text:
+        return text.partition("\n")[0]
+    foreign = re.search(r"GLOBAL ([\w.]+)", text)
+    what = f"it names {foreign[1]}" if foreign else "it holds more than tensors"
+    return f"{what}, and code in a file is never run; expected tensors alone"

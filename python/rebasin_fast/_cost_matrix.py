@@ -13,6 +13,9 @@ Duals: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 _EXACT_DOUBLE = 2**53
 
+# From so many elements on float16 is widened a row at a time, by the core, which takes longer but little memory.
+_LARGE = 2**18
+
 
 def as_cost(cost_matrix: Any) -> npt.NDArray[Any]:
     """Return a two-dimensional array of a dtype the core reads in place, copying only where it must."""
@@ -25,7 +28,7 @@ def as_cost(cost_matrix: Any) -> npt.NDArray[Any]:
         array = array.astype(np.float64, casting="safe")
     elif dtype.kind == "b":
         array = array.view(np.uint8)
-    elif dtype == np.float16:
+    elif dtype == np.float16 and array.size < _LARGE:
         array = array.astype(np.float32)
     elif not dtype.isnative:
         array = array.astype(dtype.newbyteorder("="))

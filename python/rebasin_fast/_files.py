@@ -100,6 +100,106 @@ def whole_files(targets: Sequence[Path], *, overwrite: bool = False) -> Iterator
         raise
 
 
+def check_folder_writable(target: Path, *, overwrite: bool = False) -> None:
+    """Check that the folder `target` can be written later, without creating anything now.
+
+    Parameters
+    ----------
+    target : Path
+        The folder to be written.
+    overwrite : bool, default False
+        Whether a folder of that name may be replaced. Only one of files alone ever is, one of them safetensors: a slip
+        of the pen shall not cost a home directory.
+
+    Raises
+    ------
+    OSError
+        As `check_writable`; and if the folder holds something else.
+    """
+    if os.path.lexists(target):
+        if target.is_symlink() or not target.is_dir():
+            raise NotADirectoryError(f"{target} is no folder; expected the name of a folder to write")
+        held = list(target.iterdir())
+        if held and not overwrite:
+            raise FileExistsError(f"not overwriting what exists already: {target}")
+        if held and not (all(map(_is_plain, held)) and any(path.suffix == ".safetensors" for path in held)):
+            raise FileExistsError(f"not overwriting {target}: it holds more than the files of a model")
+    _check_folder(target.parent)
+
+
+@contextmanager
+def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Write a folder of files whole, or not at all.
+
+    Yields a hidden folder next to `target`, which gets its final name when the block ends well, and is removed when
+    something fails. What stood there before is replaced then, and not earlier.
+
+    Parameters
+    ----------
+    target : Path
+        The folder to write. Missing ones above it are created, and removed again on failure.
+    overwrite : bool, default False
+        As in `check_folder_writable`.
+
+    Yields
+    ------
+    Path
+        The folder to write to.
+
+    Raises
+    ------
+    OSError
+        As `check_folder_writable`; or whatever goes wrong while writing, such as a full disk.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole_folder(folder / "model") as temporary:
+    ...     _ = (temporary / "config.json").write_text("{}")
+    >>> [path.name for path in folder.rglob("*")]
+    ['model', 'config.json']
+    """
+    check_folder_writable(target, overwrite=overwrite)
+    temporary = _hidden(target)
+    created: list[Path] = []
+    try:
+        for folder in [*_missing_folders([target]), temporary]:
+            folder.mkdir()
+            created.insert(0, folder)
+        yield temporary
+        check_folder_writable(target, overwrite=overwrite)
+        for path in temporary.iterdir():
+            _flush(path)
+        _move_folder(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in created:
+            with suppress(OSError):  # not empty any more: somebody else uses it now
+                folder.rmdir()
+        raise
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _move_folder(source: Path, target: Path) -> None:
+    """Rename a folder; one that stood there before is kept until that has worked."""
+    kept = None
+    if target.exists():
+        kept = _hidden(target)
+        target.rename(kept)
+    try:
+        source.rename(target)
+    except BaseException:
+        if kept is not None:
+            kept.rename(target)
+        raise
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
+
+
 def _check_folder(folder: Path) -> None:
     nearest = folder
     while not os.path.lexists(nearest) and nearest != nearest.parent:

@@ -21,17 +21,19 @@ from ._arrays import (
     Array,
     IndexArray,
     Parameters,
+    brought_home,
     cast,
+    common_home,
     index_to_numpy,
     inner,
     is_finite,
     is_floating,
     is_remote,
+    is_wide,
     readable,
     same_library,
     take,
     take_along,
-    to_compute,
     to_numpy,
     zero_matrix,
 )
@@ -215,11 +217,23 @@ class _Counts:
 
 @dataclass(frozen=True, eq=False)
 class _Matched:
-    """A piece of both networks."""
+    """A piece of both networks, kept as the caller has it and widened where it is computed with.
 
-    a: Array
-    b: Array
+    Networks in bfloat16 would take twice their memory otherwise, those read from mapped files all of it.
+    """
+
+    kept_a: Array
+    kept_b: Array
     labels: tuple[str | None, ...]
+    dtype: str
+
+    @property
+    def a(self) -> Array:
+        return cast(self.kept_a, self.dtype)
+
+    @property
+    def b(self) -> Array:
+        return cast(self.kept_b, self.dtype)
 
 
 class PiecePair:
@@ -439,11 +453,12 @@ def _matched(
             raise TypeError(f"{name} has dtype {array.dtype}; expected floating-point numbers, as it is to be matched")
         if not is_finite(array):
             raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
-    a, b = to_compute(*same_library(a, b))
-    if dtype is not None:
-        a, b = cast(a, dtype), cast(b, dtype)
+    a, b = same_library(a, b)
+    home = common_home([a])
+    a, b = brought_home(a, home), brought_home(b, home)
+    wide = dtype or ("float64" if is_wide(a) or is_wide(b) else "float32")
     return [
-        _Matched(one.array, other.array, one.labels)
+        _Matched(one.array, other.array, one.labels, wide)
         for one, other in zip(pieces_of(spec, param, a), pieces_of(spec, param, b), strict=True)
     ]
 

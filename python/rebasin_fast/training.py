@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     import torch
 
     from rebasin_fast.datasets import Dataset
+
+Optimizer: TypeAlias = Literal["adam", "sgd"]
+Schedule: TypeAlias = Literal["constant", "warmup_cosine"]
+
+_WARMUP = 0.05
+"""The share of all steps in which the learning rate of "warmup_cosine" rises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +83,13 @@ def train(
     batch_size: int = 100,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
+    optimizer: Optimizer = "adam",
+    schedule: Schedule = "constant",
     seed: int = 0,
+    after_epoch: Callable[[int, torch.nn.Module], None] | None = None,
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train a classifier with Adam (Kingma & Ba 2015) on the cross-entropy.
+    """Train a classifier on the cross-entropy, with Adam (Kingma & Ba 2015) or stochastic gradient descent.
 
     The seed determines the initial parameters, the order of the examples and whatever else is random in the model
     (dropout). Torch's global generator is as before afterwards. On one machine, with one number of torch threads, the
@@ -89,7 +98,7 @@ def train(
     Parameters
     ----------
     make_model : callable
-        Builds the untrained model; it maps (N, features) to logits (N, classes).
+        Builds the untrained model, on the device of the data; it maps (N, features) to logits (N, classes).
     dataset : Dataset
         Its training part is used, and moved to no other device.
     epochs : int
@@ -97,9 +106,17 @@ def train(
     batch_size : int, default 100
         Examples in a step.
     lr, weight_decay : float, default 1e-3 and 0
-        Adam's learning rate, and its L2 penalty.
+        The optimiser's learning rate, and its L2 penalty.
+    optimizer : "adam" or "sgd", default "adam"
+        ``"sgd"`` has a momentum of 0.9.
+    schedule : "constant" or "warmup_cosine", default "constant"
+        ``"warmup_cosine"``: the learning rate rises linearly to `lr` in the first 5 % of all steps, and falls to 0
+        along a cosine in the others (Loshchilov & Hutter 2017).
     seed : int, default 0
         0 or more.
+    after_epoch : callable, optional
+        Called as ``after_epoch(done, model)`` before the first epoch, with 0, and after each; it is not to change the
+        model.
     progress : callable, optional
         Called after each epoch as ``progress("train", done, epochs)``.
 
@@ -118,9 +135,12 @@ def train(
     References
     ----------
     D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980.
+    I. Loshchilov, F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, arXiv:1608.03983.
     """
     torch = require("torch", "torch")
     check_training_settings(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed)
+    _check_choice("optimizer", optimizer, ("adam", "sgd"))
+    _check_choice("schedule", schedule, ("constant", "warmup_cosine"))
     losses: list[float] = []
     with torch.random.fork_rng(devices=[]):
         # Two streams, so that the order of the examples does not depend on how much the model draws.
@@ -128,11 +148,16 @@ def train(
         torch.default_generator.manual_seed(seed_model)
         order = torch.Generator().manual_seed(seed_order)
         model = make_model().train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+        update = _optimizer(optimizer, model, lr, weight_decay)
+        follow = _schedule(schedule, update, epochs * math.ceil(len(dataset.train_x) / batch_size))
+        if after_epoch is not None:
+            after_epoch(0, model)
         for epoch in range(epochs):
-            losses.append(_train_epoch(model, dataset, optimizer, order, batch_size))
+            losses.append(_train_epoch(model, dataset, update, follow, order, batch_size))
             if not math.isfinite(losses[-1]):
                 raise ValueError(f"training diverged: mean loss {losses[-1]} in epoch {epoch + 1} with lr = {lr}")
+            if after_epoch is not None:
+                after_epoch(epoch + 1, model)
             if progress is not None:
                 progress("train", epoch + 1, epochs)
     return TrainingResult(model, tuple(losses), seed)
@@ -153,7 +178,35 @@ def check_training_settings(*, epochs: int, batch_size: int, lr: float, weight_d
         raise ValueError(f"weight_decay is {weight_decay}; expected a finite number, 0 or more")
 
 
-def _train_epoch(model: torch.nn.Module, dataset: Dataset, optimizer: Any, order: Any, batch_size: int) -> float:
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, known))}")
+
+
+def _optimizer(name: Optimizer, model: torch.nn.Module, lr: float, weight_decay: float) -> Any:
+    optim = require("torch", "torch").optim
+    if name == "adam":
+        return optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+    return optim.SGD(model.parameters(), lr=lr, weight_decay=weight_decay, momentum=0.9)
+
+
+def _schedule(name: Schedule, optimizer: Any, steps: int) -> Any:
+    """Return what is to take a step after each of the optimiser's, or None."""
+    if name == "constant":
+        return None
+    warmup = max(1, round(_WARMUP * steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2.0
+
+    return require("torch", "torch").optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _train_epoch(
+    model: torch.nn.Module, dataset: Dataset, optimizer: Any, schedule: Any, order: Any, batch_size: int
+) -> float:
     """Take one pass in an order drawn from the generator `order`; return the mean loss on the way."""
     torch = require("torch", "torch")
     x, y = dataset.train_x, dataset.train_y
@@ -163,5 +216,7 @@ def _train_epoch(model: torch.nn.Module, dataset: Dataset, optimizer: Any, order
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if schedule is not None:
+            schedule.step()
         total += loss.detach() * len(batch)
     return float(total) / len(x)

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "lap/simd/kernels.hpp"
+#include "lap/simd/processor.hpp"
 #include "lap/simd/product_kernels.hpp"
 #include "lap/simd/small_kernel.hpp"
 
@@ -13,6 +14,7 @@ namespace rebasin_fast::simd {
     template <class T>                        \
     const Kernels<T>& table();                \
     FindKey find_key();                       \
+    Widen widen();                            \
     SolveSmall solve_small_kernel();          \
     template <class F>                        \
     const ProductKernels<F>& product_table(); \
@@ -55,10 +57,9 @@ bool supported(Isa isa) {
     switch (isa) {
 #ifdef REBASIN_FAST_X86_KERNELS
         case Isa::avx2:
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+            return processor().avx2;
         case Isa::avx512:
-            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+            return processor().avx512;
 #endif
 #ifdef REBASIN_FAST_NEON_KERNELS
         case Isa::neon:  // part of every 64-bit ARM processor
@@ -129,6 +130,10 @@ const Kernels<T>& kernels() {
 
 FindKey find_key() {
     REBASIN_FAST_RETURN_ACTIVE(find_key());
+}
+
+Widen widen() {
+    REBASIN_FAST_RETURN_ACTIVE(widen());
 }
 
 SolveSmall solve_small_kernel(std::int64_t cols) {

@@ -112,13 +112,18 @@ struct Kernels {
     ListKernels<T, double> exact;
 };
 
-// Lowest j with key[j] == value and row_of_col[j] < 0; failing that, lowest j with key[j] == value.
+// Lowest j with key[j] == value and row_of_col[j] < 0; failing that, the first j from `from` on, and round
+// again, with key[j] == value.
 using FindKey = std::int64_t (*)(const double* key, double value, const std::int32_t* row_of_col,
-                                 std::int64_t n);
+                                 std::int64_t from, std::int64_t n);
+
+// to[k] = the binary16 number whose bits are from[k].
+using Widen = void (*)(const std::uint16_t* from, std::int64_t n, float* to);
 
 template <class T>
 const Kernels<T>& kernels();
 FindKey find_key();
+Widen widen();
 
 const char* active_isa();                   // the one in use: "scalar", "avx2", "avx512" or "neon"
 std::vector<std::string> available_isas();  // those this processor can run, best last

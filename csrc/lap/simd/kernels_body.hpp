@@ -31,7 +31,7 @@ struct VectorOfLanes {
     typedef E type __attribute__((vector_size(sizeof(E) * Lanes)));
 };
 using D = VectorOf<double>::type;
-using I64 = VectorOf<std::int64_t>::type;
+using I64 = decltype(D{} < D{});  // 64-bit integers, of whichever such type the compiler compares into
 using I32 = VectorOf<std::int32_t>::type;
 
 template <class V, class E>
@@ -185,7 +185,7 @@ void column_best_as(const T* first, std::int64_t stride, std::int64_t rows, T* b
             }
             if constexpr (real && sizeof(T) == 8) {
                 const V magnitude = c < 0 ? -c : c;
-                largest = (magnitude > largest) & (magnitude < worst) ? magnitude : largest;
+                largest = ((magnitude > largest) & (magnitude < worst)) ? magnitude : largest;
             }
         }
         for (std::int64_t l = 0; l < width; ++l) best[j + l] = low[l];
@@ -466,16 +466,42 @@ inline std::uint64_t keys_equal(const double* key, double value, std::int64_t j,
     return equal;
 }
 
-std::int64_t find_key_in(const double* key, double value, const std::int32_t* row_of_col, std::int64_t n) {
+std::int64_t find_key_in(const double* key, double value, const std::int32_t* row_of_col, std::int64_t from,
+                         std::int64_t n) {
     constexpr std::int64_t word = 64;
     std::int64_t fallback = -1;
     for (std::int64_t j = 0; j < n; j += word)
         for (std::uint64_t left = keys_equal(key, value, j, n); left != 0; left &= left - 1) {
             const std::int64_t column = j + __builtin_ctzll(left);
             if (row_of_col[column] < 0) return column;
-            if (fallback < 0) fallback = column;
+            if (fallback < 0 || (fallback < from && column >= from)) fallback = column;
         }
     return fallback;
+}
+
+// Twice L binary16 numbers (see lap/half.hpp) as float. Float's range is larger: the exponent is moved, but
+// not of what is denormal, which a processor may be set to flush, nor of infinity and NaN.
+inline void widen_vector(const std::uint16_t* from, float* to) {
+    using F = VectorOfLanes<float, 2 * L>::type;
+    using I = VectorOfLanes<std::int32_t, 2 * L>::type;
+    const I x = __builtin_convertvector(load<VectorOfLanes<std::uint16_t, 2 * L>::type>(from), I);
+    const I exponent = x & 0x7C00, fraction = x & 0x03FF;
+    const I normal = ((x & 0x7FFF) << 13) + (112 << 23);
+    const I denormal = (I)(__builtin_convertvector(fraction, F) * 0x1p-24f);
+    const I special = 0x7F800000 | fraction << 13;
+    const I magnitude = exponent == 0 ? denormal : exponent == 0x7C00 ? special : normal;
+    store(to, magnitude | (x & 0x8000) << 16);
+}
+
+void widen_half(const std::uint16_t* from, std::int64_t n, float* to) {
+    constexpr std::int64_t step = 2 * L;
+    std::int64_t k = 0;
+    for (; k + step <= n; k += step) widen_vector(from + k, to + k);
+    std::uint16_t last[step] = {};
+    float widened[step];
+    for (std::int64_t l = 0; k + l < n; ++l) last[l] = from[k + l];
+    widen_vector(last, widened);
+    for (std::int64_t l = 0; k + l < n; ++l) to[k + l] = widened[l];
 }
 
 #include "lap/simd/list_kernels_body.hpp"
@@ -484,6 +510,10 @@ std::int64_t find_key_in(const double* key, double value, const std::int32_t* ro
 
 FindKey find_key() {
     return &find_key_in;
+}
+
+Widen widen() {
+    return &widen_half;
 }
 
 template <class T, class F>

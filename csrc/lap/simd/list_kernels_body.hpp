@@ -39,20 +39,22 @@ inline V select(M mask, V yes, V no) {
 }
 
 // One bit per lane of a comparison of floats.
+using FloatMask = decltype(Group<float>::V{} < Group<float>::V{});
+
 #if defined(__AVX512DQ__) && REBASIN_FAST_SIMD_LANES == 8
-inline unsigned bits(VectorOfLanes<std::int32_t, 16>::type mask) {
+inline unsigned bits(FloatMask mask) {
     return _mm512_movepi32_mask((__m512i)mask);
 }
 #elif defined(__AVX2__) && REBASIN_FAST_SIMD_LANES == 4
-inline unsigned bits(VectorOfLanes<std::int32_t, 8>::type mask) {
+inline unsigned bits(FloatMask mask) {
     return static_cast<unsigned>(_mm256_movemask_ps((__m256)mask));
 }
 #elif defined(__SSE2__) && REBASIN_FAST_SIMD_LANES == 2
-inline unsigned bits(VectorOfLanes<std::int32_t, 4>::type mask) {
+inline unsigned bits(FloatMask mask) {
     return static_cast<unsigned>(_mm_movemask_ps((__m128)mask));
 }
 #else
-inline unsigned bits(VectorOfLanes<std::int32_t, 2 * L>::type mask) {
+inline unsigned bits(FloatMask mask) {
     unsigned out = 0;
     for (std::int64_t l = 0; l < 2 * L; ++l) out |= mask[l] ? 1u << l : 0u;
     return out;
@@ -93,7 +95,7 @@ void group_minima_as(const T* row, F sign, const F* v, std::int64_t n, std::int6
                     invalid |= ~(c > -inf);
                     if constexpr (sizeof(T) == 8) {
                         const V magnitude = c < 0 ? -c : c;
-                        largest = (magnitude > largest) & (magnitude < inf) ? magnitude : largest;
+                        largest = ((magnitude > largest) & (magnitude < inf)) ? magnitude : largest;
                     }
                 }
                 const V x = c - load<V>(v + j + p * lanes);

@@ -92,7 +92,7 @@ SmallOutcome check_entries(const SmallProblem& problem, const SmallWork& work) {
         const D c = load<D>(work.cost + k);
         invalid |= ~(c > -kInf);
         const D magnitude = c < 0 ? -c : c;
-        largest = (magnitude > largest) & (magnitude < kInf) ? magnitude : largest;
+        largest = ((magnitude > largest) & (magnitude < kInf)) ? magnitude : largest;
     }
     if (any(invalid)) return SmallOutcome::invalid_entry;
     return any(largest > problem.limit) ? SmallOutcome::beyond_limit : SmallOutcome::optimal;
@@ -108,6 +108,8 @@ SmallOutcome read(const SmallProblem& problem, SmallWork* work) {
 
 SmallOutcome read_entries(const SmallProblem& problem, SmallWork* work) {
     switch (problem.type) {
+        case ElementType::f16:
+            return SmallOutcome::beyond_limit;
         case ElementType::f32:
             return read<float>(problem, work);
         case ElementType::i8:
@@ -361,8 +363,23 @@ class SmallSolver {
         return {choose(some_free != 0 ? free : equal, some_free != 0), some_free != 0};
     }
 
+    // The first column of a set from a place on that is another one each time: searches that went on from the
+    // lowest would pass through the same rows over and over (see dense.cpp).
+    std::int64_t another(const ColumnSet& set) {
+        constexpr std::uint32_t golden = 2654435769;  // 2^32 over the golden ratio
+        somewhere_ += golden;
+        const std::int64_t from = static_cast<std::int64_t>(somewhere_) * cols_ >> 32;
+        const std::uint64_t later = set.word[from / kWord] & ~std::uint64_t{0} << (from % kWord);
+        if (later != 0) return from / kWord * kWord + __builtin_ctzll(later);
+        for (std::int64_t k = from / kWord + 1; k * kWord < width_; ++k)
+            if (set.word[k] != 0) return k * kWord + __builtin_ctzll(set.word[k]);
+        for (std::int64_t k = 0;; ++k)
+            if (set.word[k] != 0) return k * kWord + __builtin_ctzll(set.word[k]);
+    }
+
     // The column of a set that SciPy visits last, if `last`, else first.
     std::int64_t choose(const ColumnSet& set, bool last) {
+        if (rows_ > kScipyRows) return another(set);
         std::int64_t lowest = -1, highest = -1;
         for (std::int64_t k = 0; k * kWord < width_; ++k) {
             if (set.word[k] == 0) continue;
@@ -419,12 +436,13 @@ class SmallSolver {
         }
     }
 
-    static constexpr std::int64_t kReductionBudget = 3;  // row scans per row
+    static constexpr std::int64_t kReductionBudget = 1;  // row scans per row
 
     SmallWork& w_;
     const std::int64_t rows_, cols_, width_;
     std::int64_t count_ = 0;   // columns scanned by the current search
     std::int64_t listed_ = 0;  // those of them taken out of `remaining` so far
+    std::uint32_t somewhere_ = 0;
 };
 
 SmallOutcome solve_small_in(const SmallProblem& problem, SmallWork* work) {

@@ -11,7 +11,7 @@ inline constexpr std::int64_t kSmallRows = 128;
 inline constexpr std::int64_t kSmallCols = 256;
 
 // Up to this many rows the answer is SciPy's own among equal ones. Beyond, another start is faster.
-inline constexpr std::int64_t kScipyRows = 48;
+inline constexpr std::int64_t kScipyRows = 24;
 
 struct SmallProblem {
     const void* data;

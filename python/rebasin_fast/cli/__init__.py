@@ -7,18 +7,21 @@ Each command is a module with a function ``add_to(app)`` that registers it. type
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rebasin_fast._extras import require
-from rebasin_fast.cli._common import INTERRUPTED, USAGE, complain
+from rebasin_fast.cli._common import INTERRUPTED, TERMINATED, USAGE, complain
 
 if TYPE_CHECKING:
     from typer import Typer
 
-_COMMANDS = ("_demo", "_info", "_lap", "_spec", "_merging")
+_COMMANDS = ("_demo", "_info", "_lap", "_bench", "_spec", "_merging", "_barrier", "_reproduce")
 
 _EXAMPLES = """\
 [bold]Examples[/bold]
@@ -27,16 +30,24 @@ rebasin-fast demo
 
 rebasin-fast merge a.safetensors b.safetensors --arch resnet20 -o merged.safetensors
 
+rebasin-fast merge llama-a/ llama-b/ -o llama-merged/
+
+rebasin-fast barrier a.pt b.pt --arch mlp --data mnist/ --match
+
 rebasin-fast spec model.pt --arch mlp
 
 rebasin-fast lap cost.npy --out assignment.npy
+
+rebasin-fast reproduce lmc --data path/to/idx --out results
 
 rebasin-fast info
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 if all went well, 1 or 2 after an error, 2 after wrong usage, 130 after Ctrl-C.
+    """Run the command line and exit.
+
+    With 0 if all went well, 1 or 2 after an error, 2 after wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
 
     Parameters
     ----------
@@ -58,10 +69,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         complain(str(error))
         sys.exit(USAGE)
     try:
-        build_app()(args=None if arguments is None else list(arguments), prog_name="rebasin-fast")
+        with _termination_as_exit():
+            build_app()(args=None if arguments is None else list(arguments), prog_name="rebasin-fast")
     except KeyboardInterrupt:
         complain("interrupted")
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _termination_as_exit() -> Iterator[None]:
+    """Let SIGTERM, which would end Python on the spot, unwind: half-written files are removed on the way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminated(*_: object) -> None:
+        complain("terminated")
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def build_app() -> Typer:

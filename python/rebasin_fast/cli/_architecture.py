@@ -1,66 +1,173 @@
-"""The spec that a user means: a file, a known architecture read off a checkpoint, or a model class that is traced."""
+"""The spec that a user means, and a model to prove it on and to run data through.
+
+A file; a known architecture whose sizes are read off a checkpoint; a model class, or a configuration of transformers,
+that is traced.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_fast._extras import require
+from rebasin_fast.cli._checkpoints import Lazily
+from rebasin_fast.cli._known_architectures import KNOWN
 
 if TYPE_CHECKING:
     from rebasin_fast._arrays import Parameters
     from rebasin_fast.spec import PermutationSpec
 
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A resolved architecture.
+
+    Attributes
+    ----------
+    spec : PermutationSpec
+        In the names of the checkpoint.
+    model : torch.nn.Module or None
+        Something to compute with; on the meta device for a configuration of transformers, None for a spec file alone.
+    inputs : tuple or None
+        An example of what the model takes: positional arguments.
+    names : dict of str to str
+        For every name in the model's state dict the one in the checkpoint; empty where they are the same.
+    config : transformers.PreTrainedConfig or None
+        What the model was made of.
+    """
+
+    spec: PermutationSpec
+    model: Any = None
+    inputs: tuple[Any, ...] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    config: Any = None
+
+    @cached_property
+    def computing(self) -> Any:
+        """The model, with values: a model of the meta device is made anew."""
+        if self.config is None:
+            return self.model
+        from rebasin_fast.cli._transformers import made
+
+        return made(self.config, "cpu")
+
+    @cached_property
+    def model_spec(self) -> PermutationSpec:
+        """The spec in the names of the model's state dict."""
+        return self.spec if not self.names else _renamed(self.spec, self.names)
+
+    def as_in_model(self, params: Parameters) -> Parameters:
+        """Return parameters under the names of the model's state dict."""
+        return Lazily(self.names, lambda name: params[self.names[name]]) if self.names else params
+
+    def as_in_checkpoint(self, params: Parameters, like: Parameters) -> Parameters:
+        """Return parameters under the names of the checkpoint; what the model does not know, as in `like`."""
+        if not self.names:
+            return params
+        first: dict[str, str] = {}
+        for ours, theirs in self.names.items():
+            first.setdefault(theirs, ours)
+        return {name: params[first[name]] if name in first else like[name] for name in like}
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the options say: exactly one of `spec`, `arch` and `model_class` is given."""
+    """What the options say: a spec file, at most one of `arch`, `model_class` and `config`, or both."""
 
     spec: Path | None = None
     arch: str | None = None
     model_class: str | None = None
     kwargs: str = "{}"
     inputs: tuple[str, ...] = ()
+    config: Path | None = None
 
-    def given(self) -> bool:
-        """Say whether any of the three is given."""
-        return any((self.spec, self.arch, self.model_class))
+    def completed(self, checkpoint: Path | None) -> Architecture:
+        """Return what is meant with a checkpoint: a folder's own configuration, where no other option is given."""
+        none = not any((self.spec, self.arch, self.model_class, self.config))
+        if none and checkpoint is not None and (checkpoint / CONFIG).is_file():
+            return replace(self, config=checkpoint / CONFIG)
+        if self.config is not None and self.config.is_dir():
+            return replace(self, config=self.config / CONFIG)
+        return self
 
     def check(self) -> None:
         """Check the options before anything is read."""
-        given = [option for option in (self.spec, self.arch, self.model_class) if option is not None]
-        if len(given) != 1:
-            raise ValueError(f"{len(given)} of --spec, --arch and --model-class are given; expected exactly one")
-        if self.arch is not None and self.arch not in _ARCHITECTURES:
-            raise ValueError(f"--arch is {self.arch!r}; expected one of {', '.join(_ARCHITECTURES)}")
-        if self.model_class is None and (self.inputs or self.kwargs != "{}"):
-            raise ValueError("--kwargs and --input belong to --model-class, which is not given")
+        models = [option for option in (self.arch, self.model_class, self.config) if option is not None]
+        if len(models) > 1 or (not models and self.spec is None):
+            raise ValueError(
+                f"{len(models)} of --arch, --model-class and --config are given; expected one, or a --spec"
+            )
+        if self.arch is not None and self.arch not in KNOWN:
+            raise ValueError(f"--arch is {self.arch!r}; expected one of {', '.join(KNOWN)}")
+        if self.model_class is None and self.kwargs != "{}":
+            raise ValueError("--kwargs belongs to --model-class, which is not given")
+        if self.inputs and self.model_class is None and self.config is None:
+            raise ValueError("--input belongs to --model-class or --config, of which none is given")
         if self.model_class is not None and not self.inputs:
             raise ValueError("--model-class needs --input, the shape of an example input such as 2,3,32,32")
 
-    def resolve(self, params: Parameters | None) -> PermutationSpec:
-        """Return the spec; `params` is the checkpoint an architecture reads its sizes off."""
+    def read(self) -> list[Path]:
+        """Return the files that the options name."""
+        return [path for path in (self.spec, self.config) if path is not None]
+
+    def resolve(self, params: Parameters | None, name: str = "the checkpoint") -> Network:
+        """Return spec and model; `params` is the checkpoint an architecture reads its sizes off, `name` its name."""
         from rebasin_fast.spec import PermutationSpec
 
         self.check()
-        if self.spec is not None:
-            try:
-                return PermutationSpec.load(self.spec)
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{self.spec} is no text: {error}") from None
+        try:
+            spec = None if self.spec is None else PermutationSpec.load(self.spec)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.spec} is no text: {error}") from None
+        return self._of_model(spec, params, name)
+
+    def _of_model(self, spec: PermutationSpec | None, params: Parameters | None, name: str) -> Network:
+        """Return the network of the model option, with `spec` in place of its own if there is one."""
+        from rebasin_fast.spec import PermutationSpec
+
         if self.arch is not None:
             if params is None:
                 raise ValueError(f"--arch {self.arch} needs a checkpoint to read the sizes off")
-            return _ARCHITECTURES[self.arch](params)
-        return PermutationSpec.from_module(self.model, self.example())
+            require("torch", "torch")
+            known = KNOWN[self.arch](params)
+            return Network(spec or known.spec, known.model(), (known.example(),))
+        if self.model_class is not None:
+            inputs = self.example()
+            return Network(spec or PermutationSpec.from_module(self.model, inputs), self.model, inputs)
+        if self.config is not None:
+            return self._of_config(self.config, spec, params, name)
+        assert spec is not None
+        return Network(spec)
+
+    def _of_config(self, path: Path, spec: PermutationSpec | None, params: Parameters | None, name: str) -> Network:
+        from rebasin_fast.cli import _transformers as hub
+        from rebasin_fast.spec import PermutationSpec
+
+        config = hub.read_config(path)
+        model = hub.made(config, "meta")
+        inputs = self.example() if self.inputs else (hub.example(model),)
+        own = {ours: ours.removeprefix("network.") for ours in model.state_dict()}
+        beyond: tuple[str, ...] = ()
+        if params is not None:
+            own, beyond = hub.names_in_checkpoint(model, params, name)
+        if spec is not None:
+            return Network(spec, model, inputs, own, config)
+        traced = PermutationSpec.from_module(model, inputs)
+        back = {theirs: ours for ours, theirs in reversed(own.items())}
+        spec = _renamed(_with_short_groups(traced), back)
+        if beyond:
+            assert params is not None
+            spec = _with_fixed(spec, {extra: len(params[extra].shape) for extra in beyond})
+        return Network(spec, model, inputs, own, config)
 
     @cached_property
     def model(self) -> Any:
@@ -105,85 +212,62 @@ class Architecture:
         return tuple(examples)
 
 
+def _renamed(spec: PermutationSpec, old_names: Mapping[str, str]) -> PermutationSpec:
+    """Return a spec under new names: `old_names` maps each new name to the old one."""
+    from rebasin_fast.spec import PermutationSpec
+
+    fixed = {
+        (new, axis): length
+        for new, old in old_names.items()
+        for (param, axis), length in spec.fixed_lengths.items()
+        if param == old
+    }
+    return PermutationSpec(
+        {new: spec.axes[old] for new, old in old_names.items()},
+        sizes=spec.sizes,
+        moved_only=[new for new, old in old_names.items() if old in spec.moved_only],
+        fixed_lengths=fixed,
+        blocks=spec.blocks,
+    )
+
+
+def _with_short_groups(spec: PermutationSpec) -> PermutationSpec:
+    """Return a spec whose groups are not called after the wrapper around the model."""
+    from rebasin_fast.layout import renamed
+    from rebasin_fast.spec import PermutationSpec
+
+    short = {group: group.removeprefix("network.") for group in spec.groups}
+    if len(set(short.values())) < len(short):
+        return spec
+    parents = {group: short.get(parent, parent) for group, parent in spec.blocks.items()}  # type: ignore[arg-type]
+    return PermutationSpec(
+        {
+            param: tuple(None if axis is None else renamed(axis, short) for axis in axes)
+            for param, axes in spec.axes.items()
+        },
+        sizes=None if spec.sizes is None else {short[group]: size for group, size in spec.sizes.items()},
+        moved_only=spec.moved_only,
+        fixed_lengths=spec.fixed_lengths,
+        blocks={short[group]: parent for group, parent in parents.items()},
+    )
+
+
+def _with_fixed(spec: PermutationSpec, axes: Mapping[str, int]) -> PermutationSpec:
+    """Return a spec that knows further parameters, which stay as they are; given are their numbers of axes."""
+    from rebasin_fast.spec import PermutationSpec
+
+    return PermutationSpec(
+        {**spec.axes, **{name: (None,) * count for name, count in axes.items()}},
+        sizes=spec.sizes,
+        moved_only=spec.moved_only,
+        fixed_lengths=spec.fixed_lengths,
+        blocks=spec.blocks,
+    )
+
+
 def _module(name: str) -> Any:
     """Import a module of the user's, which may lie in the current folder, as with ``python -m``."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     return importlib.import_module(name)
-
-
-def _mlp(params: Parameters) -> PermutationSpec:
-    from rebasin_fast.architectures import mlp
-
-    names = [name.removesuffix(".weight") for name in sorted(params, key=_natural) if name.endswith(".weight")]
-    if not names:
-        raise ValueError("--arch mlp: the checkpoint has no parameter whose name ends in .weight")
-    shapes = [_shape(params, f"{name}.weight", 2, "mlp") for name in names]
-    widths = (shapes[0][1], *(outputs for outputs, _ in shapes))
-    return mlp(widths, names=names, bias=f"{names[0]}.bias" in params)
-
-
-def _vgg16(params: Parameters) -> PermutationSpec:
-    from rebasin_fast.architectures import vgg16
-
-    width, channels, *_ = _shape(params, "features.0.weight", 4, "vgg16")
-    multiplier = width / 64
-    dense = sorted((name for name in params if re.fullmatch(r"classifier\.\d+\.weight", name)), key=_natural)
-    if not dense:
-        raise ValueError("--arch vgg16: the checkpoint has no classifier.0.weight")
-    shapes = [_shape(params, name, 2, "vgg16") for name in dense]
-    hidden = [outputs / multiplier for outputs, _ in shapes[:-1]]
-    if not all(map(float.is_integer, hidden)):
-        raise ValueError(
-            f"--arch vgg16: hidden widths {[n for n, _ in shapes[:-1]]} are no multiples of {multiplier:g}"
-        )
-    return vgg16(
-        multiplier,
-        num_classes=shapes[-1][0],
-        in_channels=channels,
-        norm=_norm(params, "features.1") if "features.1.weight" in params else None,
-        classifier_widths=tuple(map(int, hidden)),
-        spatial=max(1, math.isqrt(int(shapes[0][1] / (512 * multiplier)))),
-    )
-
-
-def _resnet20(params: Parameters) -> PermutationSpec:
-    from rebasin_fast.architectures import resnet20
-
-    width, channels, *_ = _shape(params, "conv1.weight", 4, "resnet20")
-    classes = _shape(params, "linear.weight", 2, "resnet20")[0]
-    return resnet20(width / 16, num_classes=classes, in_channels=channels, norm=_norm(params, "bn1"))
-
-
-def _resnet50(params: Parameters) -> PermutationSpec:
-    from rebasin_fast.architectures import resnet50
-
-    width, channels, *_ = _shape(params, "conv1.weight", 4, "resnet50")
-    return resnet50(width / 64, num_classes=_shape(params, "fc.weight", 2, "resnet50")[0], in_channels=channels)
-
-
-_ARCHITECTURES: dict[str, Callable[[Parameters], PermutationSpec]] = {
-    "mlp": _mlp,
-    "vgg16": _vgg16,
-    "resnet20": _resnet20,
-    "resnet50": _resnet50,
-}
-
-
-def _shape(params: Parameters, name: str, axes: int, arch: str) -> tuple[int, ...]:
-    if name not in params:
-        raise ValueError(f"--arch {arch}: the checkpoint has no {name!r}")
-    shape = tuple(params[name].shape)
-    if len(shape) != axes:
-        raise ValueError(f"--arch {arch}: {name!r} has shape {shape}; expected {axes} axes")
-    return shape
-
-
-def _norm(params: Mapping[str, Any], name: str) -> Any:
-    return "batch_norm" if f"{name}.running_mean" in params else "layer_norm"
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    """Sort layer2 before layer10: files keep no order of layers."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rebasin_fast._progress import Progress
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes: an expected error, wrong usage or input (a missing extra included), Ctrl-C."""
+FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+"""Exit codes: an expected error, wrong usage or input (a missing extra included), Ctrl-C, SIGTERM."""
 
 
 @contextmanager
@@ -70,6 +70,12 @@ def table(title: str, *headings: str) -> Any:
 def print_json(content: Any) -> None:
     """Print `content` as JSON for machines."""
     print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def note(message: str, quiet: bool) -> None:
+    """Print one line on stderr about something that is no error."""
+    if not quiet:
+        print(f"note: {message}", file=sys.stderr)
 
 
 def complain(message: str) -> None:

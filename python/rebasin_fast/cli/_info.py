@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from typer import Option, Typer
 
 from rebasin_fast.cli._common import expected_errors, print_json
+from rebasin_fast.cli._options import Quiet
 
 _PACKAGES = ("numpy", "torch", "safetensors", "typer", "rich")
 
@@ -19,7 +20,10 @@ def add_to(app: Typer) -> None:
     app.command(epilog=_EXAMPLES)(info)
 
 
-def info(as_json: Annotated[bool, Option("--json", help="Print JSON instead of lines.")] = False) -> None:
+def info(
+    quiet: Quiet = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
     """Show versions, how the extension was built, the instruction set in use, and CUDA devices."""
     with expected_errors():
         found = _facts()

@@ -12,7 +12,7 @@ from typer import Argument, Option, Typer
 from rebasin_fast._files import whole_files
 from rebasin_fast.cli._common import expected_errors, print_json
 from rebasin_fast.cli._model_files import check_outputs
-from rebasin_fast.cli._options import Force
+from rebasin_fast.cli._options import Force, Quiet
 
 if TYPE_CHECKING:
     from rebasin_fast.lap import Assignment
@@ -39,6 +39,7 @@ def lap(
     out: Annotated[Path | None, Option(help="Write the pairs (row, column) to this .npy or .csv file.")] = None,
     key: Annotated[str | None, Option(help="Which array of an .npz file; not needed if there is one.")] = None,
     force: Force = False,
+    quiet: Quiet = False,
     as_json: Annotated[bool, Option("--json", help="Print JSON, the pairs included.")] = False,
 ) -> None:
     """Solve a linear assignment problem exactly: print the cost, write the assignment.

@@ -5,12 +5,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option, Typer
 
-from rebasin_fast._checkpoint import load_parameters
 from rebasin_fast._files import whole_files
+from rebasin_fast.cli import _proof
 from rebasin_fast.cli._architecture import Architecture
+from rebasin_fast.cli._checkpoints import open_checkpoint
 from rebasin_fast.cli._common import FAILED, expected_errors, print_json, table
 from rebasin_fast.cli._model_files import check_outputs
-from rebasin_fast.cli._options import Arch, AsJson, Force, Inputs, Kwargs, ModelClass, SpecFile
+from rebasin_fast.cli._options import (
+    Arch,
+    AsJson,
+    Config,
+    Force,
+    Inputs,
+    Key,
+    Kwargs,
+    MaxMemory,
+    ModelClass,
+    Quiet,
+    SpecFile,
+    parse_bytes,
+)
 
 if TYPE_CHECKING:
     from rebasin_fast._arrays import Parameters
@@ -23,6 +37,10 @@ _EXAMPLES = """\
 rebasin-fast spec model.safetensors --arch resnet20 --save spec.json
 
 rebasin-fast spec --spec spec.json
+
+rebasin-fast spec llama/ --prove
+
+rebasin-fast spec --config config.json --save spec.json
 
 rebasin-fast spec --model-class mypackage.models:Net --kwargs '{"width": 64}' --input 2,3,32,32 --prove
 """
@@ -42,41 +60,48 @@ def spec(
     model_class: ModelClass = None,
     kwargs: Kwargs = "{}",
     inputs: Inputs = None,
+    config: Config = None,
+    key: Key = None,
     save: Annotated[Path | None, Option(help="Write the specification to this JSON file.")] = None,
-    prove: Annotated[bool, Option("--prove", help="Permute the model class at random and compare outputs.")] = False,
+    prove: Annotated[bool, Option("--prove", help="Permute the model at random, and compare its outputs.")] = False,
+    max_memory: MaxMemory = "2G",
     force: Force = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Show which units of a model can be reordered: its groups, and how many symmetries they make.
 
-    Exit code 1 if --prove finds that the specification does not hold.
+    With --prove on the parameters of the checkpoint, if one is given. Exit code 1 if the specification does not hold.
     """
     with expected_errors():
-        architecture = Architecture(spec_file, arch, model_class, kwargs, tuple(inputs or ()))
+        architecture = Architecture(spec_file, arch, model_class, kwargs, tuple(inputs or ()), config)
+        architecture = architecture.completed(checkpoint)
         architecture.check()
-        if prove and model_class is None:
-            raise ValueError("--prove needs --model-class, a model to compute with")
+        budget = parse_bytes(max_memory)
         if save is not None:
-            read = [path for path in (checkpoint, spec_file) if path is not None]
+            read = [path for path in (checkpoint, *architecture.read()) if path is not None]
             check_outputs([save], read, force=force)
-        params = None if checkpoint is None else load_parameters(checkpoint, str(checkpoint))
-        found = architecture.resolve(params)
+        params = None if checkpoint is None else open_checkpoint(checkpoint, key).params
+        network = architecture.resolve(params, str(checkpoint))
+        found = network.spec
         if params is not None:
-            found.validate(params, str(checkpoint))
-        proof = found.prove(architecture.model, architecture.example()) if prove else None
+            found.validate(params, str(checkpoint), matching=False)
+        proven = _proof.prove(network, params, budget) if prove else None
+        if prove and proven is None:
+            raise ValueError("--prove needs a model to compute with; expected --arch, --model-class or --config")
         if save is not None:
             with whole_files([save], overwrite=force) as (temporary,):
                 found.save(temporary)
-        facts = _facts(found, params, proof)
+        facts = _facts(found, params, proven)
         if as_json:
             print_json(facts)
         else:
-            _show(facts, proof, save)
-    if proof is not None and not proof:
+            _show(facts, proven, save)
+    if proven is not None and not proven[0]:
         raise Exit(FAILED)
 
 
-def _facts(spec: "PermutationSpec", params: "Parameters | None", proof: "Proof | None") -> dict[str, Any]:
+def _facts(spec: "PermutationSpec", params: "Parameters | None", proven: "tuple[Proof, str] | None") -> dict[str, Any]:
     from rebasin_fast.symmetries import count_symmetries
 
     sized = spec.sizes is not None or params is not None
@@ -90,13 +115,11 @@ def _facts(spec: "PermutationSpec", params: "Parameters | None", proof: "Proof |
         "groups": groups,
         "log10_symmetries": count_symmetries(spec, params) if sized else None,
         "log10_symmetries_paper": count_symmetries(spec, params, counting="paper") if sized else None,
-        "proof": None
-        if proof is None
-        else {"holds": proof.holds, "change": str(proof.change), "broken_groups": list(proof.broken_groups)},
+        "proof": None if proven is None else _proof.as_record(*proven),
     }
 
 
-def _show(facts: dict[str, Any], proof: "Proof | None", save: Path | None) -> None:
+def _show(facts: dict[str, Any], proven: "tuple[Proof, str] | None", save: Path | None) -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -117,7 +140,7 @@ def _show(facts: dict[str, Any], proof: "Proof | None", save: Path | None) -> No
         print(
             f"symmetries: 10^{facts['log10_symmetries']:.2f}; as the paper counts: 10^{facts['log10_symmetries_paper']}"
         )
-    if proof is not None:
-        print(proof)
+    if proven is not None:
+        print(f"{proven[0]}; on {proven[1]}")
     if save is not None:
         print(f"wrote {save}")
