@@ -57,6 +57,7 @@ gpu: $(VENV)/.installed-test
 	$(SANITIZED) --tool racecheck $(BIN)/python -m pytest -m gpu tests/test_cuda.py -k "$(GPU_TESTS)"
 	@mkdir -p build/bench
 	$(BIN)/python bench/gpu.py --json build/bench/gpu.json $(BENCH)
+	$(BIN)/python bench/gpu_matching.py --json build/bench/gpu_matching.json
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check

@@ -16,7 +16,9 @@ NETWORKS: dict[str, Callable[[], PermutationSpec]] = {
     "resnet50": resnet50,
     "vgg16": vgg16,
     "resnet20x16": lambda: resnet20(16),
+    "mlp8192": lambda: mlp((784, 8192, 8192, 8192, 10)),
     "mlp4096": lambda: mlp((784, 4096, 4096, 4096, 10)),
+    "mlp2048": lambda: mlp((784, 2048, 2048, 10)),
     "mlp512": lambda: mlp((784, 512, 512, 512, 10)),
     "tiny": lambda: mlp((8, 32, 24, 5)),
 }

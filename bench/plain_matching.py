@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,6 +13,7 @@ from rebasin_fast import PermutationSpec
 
 State = dict[str, torch.Tensor]
 Indices = dict[str, npt.NDArray[np.int64]]
+Assign = Callable[[torch.Tensor], npt.NDArray[np.int64]]
 
 
 def permuted(
@@ -22,14 +25,14 @@ def permuted(
             index = torch.from_numpy(permutation[axis.group])
             if axis.block > 1:
                 index = (index[:, None] * axis.block + torch.arange(axis.block)).flatten()
-            array = array.index_select(i, index)
+            array = array.index_select(i, index.to(array.device))
     return array
 
 
 def similarity(spec: PermutationSpec, group: str, a: State, b: State, permutation: Indices) -> torch.Tensor:
     """Return S_g = sum over members of A_axis . (B, every other axis permuted)_axis^T: one product for each member."""
     n = len(permutation[group])
-    total = torch.zeros(n, n)
+    total = torch.zeros(n, n, device=next(iter(a.values())).device)
     for member in spec.groups[group]:
         if spec.matched(member.param):
             other = permuted(spec, permutation, member.param, b[member.param], leave=group)
@@ -47,8 +50,20 @@ def objective(spec: PermutationSpec, a: State, b: State, permutation: Indices) -
     )
 
 
+def cells(similarity: torch.Tensor, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the cells of an assignment."""
+    index = torch.from_numpy(columns).to(similarity.device)
+    found: npt.NDArray[np.float64] = similarity.gather(1, index[:, None])[:, 0].double().cpu().numpy()
+    return found
+
+
+def by_scipy(similarity: torch.Tensor) -> npt.NDArray[np.int64]:
+    """Return the columns of the best assignment, found on the CPU."""
+    return np.asarray(linear_sum_assignment(similarity.cpu().numpy(), maximize=True)[1])
+
+
 def plain_weight_matching(
-    spec: PermutationSpec, a: State, b: State, seed: int = 0, max_sweeps: int = 100
+    spec: PermutationSpec, a: State, b: State, seed: int = 0, max_sweeps: int = 100, assign: Assign = by_scipy
 ) -> tuple[Indices, int]:
     """Solve every group, in random order, until a whole sweep has gained nothing; return permutation and sweeps.
 
@@ -60,10 +75,10 @@ def plain_weight_matching(
     for sweep in range(1, max_sweeps + 1):
         progress = False
         for k in rng.permutation(len(groups)):
-            S = similarity(spec, groups[k], a, b, permutation).numpy()
-            rows, cols = linear_sum_assignment(S, maximize=True)
-            new = S[rows, cols].astype(float)
-            if new.sum() - S[rows, permutation[groups[k]]].sum(dtype=float) > 1e-7 * np.abs(new).sum():
+            S = similarity(spec, groups[k], a, b, permutation)
+            cols = assign(S)
+            new, old = cells(S, cols), cells(S, permutation[groups[k]])
+            if new.sum() - old.sum() > 1e-7 * np.abs(new).sum():
                 permutation[groups[k]], progress = cols, True
         if not progress:
             return permutation, sweep

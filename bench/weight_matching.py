@@ -71,12 +71,17 @@ def check(spec: Any, a: Any, b: Any, found: Any) -> None:
     """Raise RuntimeError unless the answer is permutations, with the objective it says."""
     from plain_matching import objective
 
-    for group, size in spec.group_sizes(a).items():
-        if not np.array_equal(np.sort(found.permutation[group]), np.arange(size)):
-            raise RuntimeError(f"the answer for group {group!r} is not a permutation")
+    check_permutation(spec, a, found.permutation)
     value = objective(spec, a, b, found.permutation)
     if abs(value - found.objective[-1]) > 1e-9 * abs(value):
         raise RuntimeError(f"the objective is {value}, and was said to be {found.objective[-1]}")
+
+
+def check_permutation(spec: Any, params: Any, permutation: Any) -> None:
+    """Raise RuntimeError unless there is a permutation for every group."""
+    for group, size in spec.group_sizes(params).items():
+        if not np.array_equal(np.sort(permutation[group]), np.arange(size)):
+            raise RuntimeError(f"the answer for group {group!r} is not a permutation")
 
 
 def measure(row: Row, seed: int, options: argparse.Namespace, dataset: Any) -> None:

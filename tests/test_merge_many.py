@@ -25,6 +25,7 @@ from rebasin_fast import (
     resnet20,
     weight_matching,
 )
+from rebasin_fast._checkpoint import load_parameters, load_some
 
 WIDTHS = (6, 16, 12, 4)
 SPEC = mlp(WIDTHS)
@@ -196,6 +197,33 @@ def test_files_give_what_dicts_give(tmp_path):
         assert all(torch.equal(got.params[name], tensor) for name, tensor in want.params.items())
 
 
+def test_some_parameters_of_a_file_of_any_kind(tmp_path):
+    params = {name: torch.full((2, 3), float(k)) for k, name in enumerate(("a", "b", "c"))}
+    save_file(params, tmp_path / "new.safetensors")
+    torch.save(params, tmp_path / "new.pt")
+    torch.save(params, tmp_path / "old.pt", _use_new_zipfile_serialization=False)  # which cannot be mapped into memory
+    for source in (params, *tmp_path.iterdir()):
+        some = load_some(source, ["c", "a"], "model")
+        assert list(some) == ["c", "a"]
+        assert all(torch.equal(tensor, params[name]) for name, tensor in some.items())
+        whole = load_parameters(source, "model", mapped=True)
+        assert all(torch.equal(tensor, params[name]) for name, tensor in whole.items())
+    with pytest.raises(ValueError, match=r"model: the file .*new\.safetensors cannot be read"):
+        load_some(tmp_path / "new.safetensors", ["missing"], "model")
+    with pytest.raises(TypeError, match=r"model, the file .*new\.pt, does not hold"):
+        load_some(tmp_path / "new.pt", ["missing"], "model")
+    with pytest.raises(FileNotFoundError):
+        load_some(tmp_path / "nothing.pt", ["a"], "model")
+
+
+@pytest.mark.parametrize("kept", [0, 10**6])
+def test_the_cache_budget_changes_nothing(kept):
+    models = [model(seed) for seed in range(3)]
+    want, got = merge_many(SPEC, models), merge_many(SPEC, models, max_cache_bytes=kept)
+    assert equal(got.permutations, want.permutations)
+    assert got.distance == pytest.approx(want.distance)
+
+
 def test_files_are_held_one_at_a_time(tmp_path, monkeypatch):
     files = []
     for seed in range(6):
@@ -206,10 +234,10 @@ def test_files_are_held_one_at_a_time(tmp_path, monkeypatch):
     merge_module = sys.modules["rebasin_fast.merge_many"]  # the function hides it
     load = merge_module.load_parameters
 
-    def watched(source, name):
+    def watched(source, name, **options):
         nonlocal most
         most = max(most, len(alive))
-        params = load(source, name)
+        params = load(source, name, **options)
         alive.add(params["layer0.weight"])
         return params
 
@@ -260,6 +288,8 @@ def test_bad_models_are_named(change, error, message):
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"seed": 1.5}, TypeError, "seed is 1.5"),
         ({"max_sweeps": 0}, ValueError, "max_sweeps is 0"),
+        ({"max_cache_bytes": -1}, ValueError, "max_cache_bytes is -1; expected at least 0"),
+        ({"max_cache_bytes": 0.5}, TypeError, "max_cache_bytes is 0.5; expected an integer"),
         ({"init": "random"}, ValueError, "init is 'random'"),
         ({"init": 3}, TypeError, "init is of type int"),
         ({"init": []}, ValueError, "init has 0 permutations; expected 1"),

@@ -104,7 +104,7 @@ def test_cost_matrices_are_right_whatever_was_asked_before(data, library, kept):
             permutation[group] = permutation[group].copy()
             permutation[group][:2] = permutation[group][:2][::-1]
         asked = data.draw(st.sampled_from(sorted(permutation)))
-        got = cache.on_host(asked, permutation, afresh=data.draw(st.booleans()))
+        got = cache.readable(asked, permutation, afresh=data.draw(st.booleans()))
         np.testing.assert_allclose(got, reference.similarity(SPEC, asked, a, b, permutation), rtol=0, atol=1e-12)
     assert cache.kept_bytes <= kept
     assert (cache.counts.kept + cache.counts.updated > 0) <= (kept > 0)

@@ -13,6 +13,7 @@
 
 #include "bindings/interrupt.hpp"
 #include "bindings/raise.hpp"
+#include "bindings/register_cuda.hpp"
 #include "cuda/batch.hpp"
 #include "cuda/device_query.hpp"
 #include "cuda/solver.hpp"
@@ -171,6 +172,7 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     module.doc() = "CUDA side of rebasin_fast. Private: use rebasin_fast.cuda.";
     module.attr("RUNTIME_VERSION") = rebasin_fast::cuda::runtime_version();
     module.def("device_query", &device_query);
+    rebasin_fast::register_panel(module);
     py::register_local_exception_translator(&translate);
     module.def("solve", &solve_one, py::arg("costs"), py::arg("maximize"), py::arg("col_duals"),
                py::arg("answer"), py::arg("device"), py::arg("stream"));

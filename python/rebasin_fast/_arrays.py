@@ -5,8 +5,9 @@ torch is never imported here; a tensor can only reach us if its library is alrea
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +21,9 @@ Parameters: TypeAlias = Mapping[str, Array]
 """A state dict: parameter and buffer names to numpy arrays or torch tensors."""
 
 IndexArray: TypeAlias = npt.NDArray[np.int64]
+
+Index: TypeAlias = Any
+"""An index array in kind: an int64 tensor where what it indexes lies on a device, else an `IndexArray`."""
 
 
 def torch_of(value: object) -> Any | None:
@@ -50,12 +54,91 @@ def is_finite(array: Array) -> bool:
     return bool(np.isfinite(array).all())
 
 
-def take(array: Array, index: IndexArray, axis: int) -> Array:
+def is_remote(array: Array) -> bool:
+    """Say whether `array` is a tensor that the CPU cannot read where it lies."""
+    return torch_of(array) is not None and array.device.type != "cpu"
+
+
+def readable(array: Array) -> Array:
+    """Return `array` as numpy where that takes no copy between devices, else the tensor itself, without history."""
+    return array.detach() if is_remote(array) else to_numpy(array)
+
+
+def index_beside(index: IndexArray, home: Array | None) -> Index:
+    """Return a copy of `index` that indexes what lies where `home` does: in kind."""
+    own = np.array(index, dtype=np.int64, order="C")  # torch takes neither negative strides nor read-only arrays
+    if home is None or not is_remote(home):
+        return own
+    return array_beside(own, home)
+
+
+def array_beside(array: npt.NDArray[Any], home: Array) -> Array:
+    """Return a numpy array as a tensor on the device of the tensor `home`."""
+    torch: Any = torch_of(home)
+    return torch.from_numpy(np.ascontiguousarray(array)).to(home.device)
+
+
+def positions(size: int, home: Array | None) -> Index:
+    """Return the index array 0, ..., size - 1 of what lies where `home` does."""
+    if home is None or not is_remote(home):
+        return np.arange(size, dtype=np.int64)
+    torch: Any = torch_of(home)
+    return torch.arange(size, device=home.device)
+
+
+def index_of_entries(index: Index, block: int) -> Index:
+    """Return the index array of single entries from that of units that are `block` entries wide; a copy."""
+    torch = torch_of(index)
+    if torch is None:
+        # A copy: torch takes neither negative strides nor read-only arrays.
+        units = np.array(index, dtype=np.int64, order="C")
+        return units if block == 1 else (units[:, None] * block + np.arange(block)).ravel()
+    return (index[:, None] * block + torch.arange(block, device=index.device)).reshape(-1)
+
+
+def index_to_numpy(index: Index) -> IndexArray:
+    """Return a copy of an index array as numpy."""
+    return np.array(to_numpy(index), dtype=np.int64)
+
+
+def moved_positions(old: Index, new: Index) -> Index:
+    """Return the positions at which two index arrays of one kind differ."""
+    if torch_of(old) is None:
+        return np.flatnonzero(old != new)
+    return (old != new).nonzero().flatten()
+
+
+def cells(matrix: Array, columns: Index) -> Array:
+    """Return ``matrix[i, columns[i]]`` for every i, in float64."""
+    if torch_of(matrix) is None:
+        return matrix[np.arange(len(columns)), columns].astype(np.float64)
+    return matrix.gather(1, columns[:, None])[:, 0].double()
+
+
+def total(array: Array) -> Any:
+    """Return the sum in float64: a number, or for a tensor a tensor without axes, which nothing waits for."""
+    torch = torch_of(array)
+    return float(array.sum(dtype=np.float64)) if torch is None else array.sum(dtype=torch.float64)
+
+
+def numbers(*scalars: Any) -> list[float]:
+    """Return what `total` and arithmetic made as numbers, in one transfer where they lie on a device."""
+    torch = next(filter(None, map(torch_of, scalars)), None)
+    if torch is None:
+        return [float(scalar) for scalar in scalars]
+    device = next(scalar.device for scalar in scalars if torch_of(scalar) is not None)
+    joined = [torch.as_tensor(scalar, dtype=torch.float64, device=device) for scalar in scalars]
+    return list(map(float, torch.stack(joined).tolist()))
+
+
+def take(array: Array, index: Index, axis: int) -> Array:
     """Return a new array whose slice k along `axis` is slice ``index[k]`` of `array`; same library, dtype, device."""
     torch = torch_of(array)
     if torch is None:
         return np.take(array, index, axis=axis)
-    return array.detach().index_select(axis, torch.from_numpy(index).to(array.device))
+    if torch_of(index) is None:
+        index = torch.from_numpy(index)
+    return array.detach().index_select(axis, index.to(array.device))
 
 
 def take_along(array: Array, index: IndexArray, axes: Sequence[int]) -> Array:
@@ -125,6 +208,17 @@ def cast(array: Array, dtype: str) -> Array:
     return array.astype(dtype, copy=False) if torch is None else array.to(getattr(torch, dtype))
 
 
+def dtype_name(array: Array) -> str:
+    """Return the name of the elements' type, the same in both libraries."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def new_beside(array: Array, shape: Sequence[int], dtype: str) -> Array:
+    """Return an uninitialised tensor on the device of the tensor `array`."""
+    torch: Any = torch_of(array)
+    return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=array.device)
+
+
 def narrow(array: Array, axis: int, start: int, stop: int) -> Array:
     """Return a view of the slices `start` to `stop` of `array` along `axis`."""
     return array[(slice(None),) * axis + (slice(start, stop),)]
@@ -141,6 +235,22 @@ def zero_matrix(size: int, like: Array, dtype: str) -> Array:
     if torch is None:
         return np.zeros((size, size), dtype=dtype)
     return torch.zeros((size, size), dtype=getattr(torch, dtype), device=like.device)
+
+
+def filled_matrix(size: int, value: float, home: Array | None) -> Array:
+    """Return a (size, size) matrix of float32, all cells of one value, where `home` lies (None: as numpy)."""
+    if home is None or not is_remote(home):
+        return np.full((size, size), value, dtype=np.float32)
+    torch: Any = torch_of(home)
+    return torch.full((size, size), value, dtype=torch.float32, device=home.device)
+
+
+def add_to_cells(matrix: Array, columns: Index, value: float) -> None:
+    """Add `value` to ``matrix[i, columns[i]]`` for every i, in place."""
+    if torch_of(matrix) is None:
+        matrix[np.arange(len(columns)), columns] += np.float32(value)
+    else:
+        matrix.scatter_add_(1, columns[:, None], matrix.new_full((len(columns), 1), value))
 
 
 def join_columns(panels: Sequence[Array]) -> Array:
@@ -229,6 +339,44 @@ def inner(a: Array, b: Array) -> float:
     if torch_of(a) is not None:
         return float(a.reshape(-1).double().dot(b.reshape(-1).double()))
     return float(np.dot(a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)))
+
+
+def inner_total(a: Array, b: Array) -> Any:
+    """Return the inner product of `inner`; of tensors on a device as `total` does, so that nothing waits for it."""
+    return a.reshape(-1).double().dot(b.reshape(-1).double()) if is_remote(a) else inner(a, b)
+
+
+_PART = 1 << 18
+_PART_REMOTE = 1 << 24
+
+
+def parts(array: Array) -> Iterator[tuple[int, int]]:
+    """Yield ranges of the first axis so short that a copy of one hardly counts beside a large array."""
+    width = max(1, math.prod(array.shape[1:]))
+    step = max(1, (_PART_REMOTE if is_remote(array) else _PART) // width)
+    for start in range(0, int(array.shape[0]), step):
+        yield start, min(start + step, int(array.shape[0]))
+
+
+def squared_norm(array: Array) -> float:
+    """Return the sum of squares in float64; a narrower array is widened a part at a time."""
+    array = array.detach() if torch_of(array) is not None else array
+    if not array.shape:
+        return inner(array, array)
+    found: Any = 0.0
+    for start, stop in parts(array):
+        found += inner_total(array[start:stop], array[start:stop])
+    return numbers(found)[0]
+
+
+def add_scaled(total: Array, array: Array, sign: int) -> None:
+    """Add `array`, times 1 or -1, to `total`, in place and in the precision of `total`."""
+    if torch_of(total) is not None:
+        total.add_(array, alpha=sign)
+    elif sign > 0:
+        total += array
+    else:
+        total -= array
 
 
 def summed(array: Array, axis: int, dtype: str) -> Array:

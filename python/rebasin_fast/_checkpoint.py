@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ ParametersOrFile: TypeAlias = "Parameters | str | os.PathLike[str]"
 """A state dict, or the file that holds one."""
 
 
-def load_parameters(source: ParametersOrFile, name: str) -> Parameters:
+def load_parameters(source: ParametersOrFile, name: str, *, mapped: bool = False) -> Parameters:
     """Return the state dict, read from its file if `source` is one.
 
     A file whose name ends in ``.safetensors`` is read as such, any other by torch with ``weights_only=True``, which
@@ -27,6 +28,9 @@ def load_parameters(source: ParametersOrFile, name: str) -> Parameters:
         A state dict or a file.
     name : str
         What messages call it.
+    mapped : bool, default False
+        Whether a file of torch's may be mapped into memory, as safetensors always are: pages are read when they are
+        first looked at, and need no memory of this process's own. The file has to stay as it is meanwhile.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def load_parameters(source: ParametersOrFile, name: str) -> Parameters:
     path = Path(source)
     with path.open("rb"):  # a missing file is an OSError of Python's, whatever the reader makes of it
         pass
-    loaded = _load(path, name)
+    loaded = _load(path, name, mapped)
     if not isinstance(loaded, Mapping) or not all(map(is_array, loaded.values())):
         raise TypeError(f"{name}, the file {path}, does not hold a mapping of names to tensors alone")
     return loaded
@@ -66,20 +70,53 @@ def load_torch_file(path: Path, name: str) -> object:
     """
     with path.open("rb"):
         pass
-    return _load(path, name)
+    return _load(path, name, mapped=False)
 
 
-def _load(path: Path, name: str) -> object:
+def _load(path: Path, name: str, mapped: bool) -> object:
     torch = require("torch", "torch")
     try:
         if path.suffix == ".safetensors":
             loaded: object = require("safetensors.torch", "demo").load_file(path)
             return loaded
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Files of before torch 1.6 are no archives, and cannot be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except ImportError:
         raise
     except Exception as error:  # the readers' own kinds, none of which they share
-        raise ValueError(f"{name}: the file {path} cannot be read: {_reason(error)}") from error
+        raise _unreadable(path, name, error) from error
+
+
+def _unreadable(path: Path, name: str, error: Exception) -> ValueError:
+    return ValueError(f"{name}: the file {path} cannot be read: {_reason(error)}")
+
+
+def load_some(source: ParametersOrFile, names: Collection[str], name: str) -> Parameters:
+    """Return the parameters called `names` alone; of a file no others are read, where its format allows that.
+
+    Parameters, errors and reading as in `load_parameters`.
+    """
+    if isinstance(source, Mapping):
+        return {param: source[param] for param in names}
+    path = Path(source)
+    with path.open("rb"):
+        pass
+    loaded = _load_some(path, names, name)
+    if not isinstance(loaded, Mapping) or any(param not in loaded for param in names):
+        raise TypeError(f"{name}, the file {path}, does not hold a mapping of names to tensors alone")
+    return {param: loaded[param] for param in names}
+
+
+def _load_some(path: Path, names: Collection[str], name: str) -> object:
+    if path.suffix != ".safetensors":
+        return _load(path, name, mapped=True)
+    try:
+        with require("safetensors", "demo").safe_open(path, framework="pt") as file:
+            return {param: file.get_tensor(param) for param in names}
+    except ImportError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, name, error) from error
 
 
 def _reason(error: Exception) -> str:

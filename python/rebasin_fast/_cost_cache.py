@@ -6,10 +6,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
-from rebasin_fast._arrays import Array, IndexArray, to_numpy, zero_matrix
+from rebasin_fast._arrays import Array, Index, readable, zero_matrix
 from rebasin_fast._terms import Precision, Term, terms_of
 from rebasin_fast.cost import MatchedPair, moved_units
 from rebasin_fast.permute import Permutation
@@ -25,7 +22,7 @@ class _Slot:
 
     matrix: Array
     # Term number to the permutations, one for each of the term's other axes, at which the matrix holds it.
-    included: dict[int, tuple[IndexArray, ...]] = field(default_factory=dict)
+    included: dict[int, tuple[Index, ...]] = field(default_factory=dict)
     updated: bool = False  # whether the matrix has come about by changes, which leave rounding behind
 
 
@@ -79,6 +76,11 @@ class CostCache:
         self.counts = CostCounts()
 
     @property
+    def home(self) -> Array | None:
+        """A tensor that lies where the cost matrices do; None where that is with numpy."""
+        return self._pair.home
+
+    @property
     def all_bytes(self) -> int:
         """Bytes that one matrix for every group takes."""
         return sum(self._bytes.values())
@@ -126,19 +128,19 @@ class CostCache:
         self.counts.seconds += time.perf_counter() - began
         return total
 
-    def on_host(
+    def readable(
         self,
         group: str,
         permutation: Permutation,
         settled: Collection[str] | None = None,
         *,
         afresh: bool = False,
-    ) -> npt.NDArray[np.floating]:
-        """Return the matrix of `at` for reading by the CPU; with `afresh`, made from nothing in any case."""
+    ) -> Array:
+        """Return the matrix of `at` as numpy, unless it lies on a device; `afresh`: made from nothing in any case."""
         began = time.perf_counter()
         if afresh:
             self._slots.pop(group, None)
-        matrix = to_numpy(self._at(group, permutation, settled))
+        matrix = readable(self._at(group, permutation, settled))
         self.counts.seconds += time.perf_counter() - began
         return matrix
 

@@ -6,6 +6,18 @@ RUNTIME_VERSION: int
 _Given = tuple[int, str, tuple[int, ...], tuple[int, ...]]
 
 def device_query() -> tuple[list[dict[str, Any]], str]: ...
+def gather_panel(
+    source: int,
+    dtype: str,
+    strides: Sequence[int],
+    indices: Sequence[int | None],
+    before: tuple[int, int] | None,
+    panel: int,
+    panel_dtype: str,
+    shape: Sequence[int],
+    device: int,
+    stream: int,
+) -> None: ...
 def solve(
     costs: _Given, maximize: bool, col_duals: int, answer: Sequence[int], device: int, stream: int
 ) -> dict[str, Any]: ...

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rebasin_fast._arrays import IndexArray
+from rebasin_fast._arrays import Array, Index, cells, numbers, positions, total
+from rebasin_fast._assign import best_columns
 from rebasin_fast._cost_cache import CostCache
-from rebasin_fast._cost_matrix import Duals
 from rebasin_fast._progress import Progress
-from rebasin_fast.lap import linear_sum_assignment, solve_assignment
 from rebasin_fast.permute import Permutation
 
 
@@ -30,16 +29,14 @@ class Solver:
     """Solves the assignment problems of all groups, each from the column duals of its last one."""
 
     counts: SolverCounts = field(default_factory=SolverCounts)
-    _duals: dict[str, Duals] = field(default_factory=dict)
+    _duals: dict[str, Any] = field(default_factory=dict)
 
-    def best(self, group: str, similarity: npt.NDArray[np.floating]) -> IndexArray:
-        """Return the permutation p that maximises the sum of ``similarity[i, p[i]]``."""
+    def best(self, group: str, similarity: Array) -> Index:
+        """Return the permutation p that maximises the sum of ``similarity[i, p[i]]``, in the kind of `similarity`."""
         began = time.perf_counter()
-        try:
-            answer = solve_assignment(similarity, maximize=True, duals=self._duals.get(group))
-            self._duals[group], new = answer.col_duals, answer.col_ind
-        except OverflowError:  # the duals of costs near float64's end do not fit; the answer does
-            new = linear_sum_assignment(similarity, maximize=True)[1]
+        new, duals = best_columns(similarity, self._duals.get(group))
+        if duals is not None:
+            self._duals[group] = duals
         self.counts.solves += 1
         self.counts.seconds += time.perf_counter() - began
         return new
@@ -51,8 +48,8 @@ class Descent:
 
     Attributes
     ----------
-    permutation : dict of str to ndarray of int64
-        Where it stands.
+    permutation : dict of str to index array
+        Where it stands; index arrays where the networks lie.
     dirty : set of str
         Groups that a neighbour's move may have given something to gain.
     gains : list of float
@@ -66,7 +63,7 @@ class Descent:
     cache: CostCache
     solver: Solver
     neighbours: dict[str, frozenset[str]]
-    permutation: dict[str, IndexArray]
+    permutation: dict[str, Index]
     rtol: float
     progress: Progress | None = None
     dirty: set[str] = field(default_factory=set)
@@ -134,7 +131,7 @@ class Descent:
 
     def _visit(self, group: str, *, afresh: bool) -> None:
         self.dirty.discard(group)
-        similarity = self.cache.on_host(group, self.permutation, afresh=afresh)
+        similarity = self.cache.readable(group, self.permutation, afresh=afresh)
         new, gain = improved(similarity, self.permutation[group], self.solver.best(group, similarity), self.rtol)
         if new is not None:
             self.permutation[group] = new
@@ -142,34 +139,25 @@ class Descent:
             self.dirty |= self.neighbours[group]
 
 
-def improved(
-    similarity: npt.NDArray[np.floating], old: IndexArray, new: IndexArray, rtol: float
-) -> tuple[IndexArray | None, float]:
+def improved(similarity: Array, old: Index, new: Index, rtol: float) -> tuple[Index | None, float]:
     """Return `new` and what it gains over `old`; None in its place where that is within rounding, or nothing."""
     gained = cells(similarity, new)
-    gain = float(gained.sum() - cells(similarity, old).sum())
-    return (None, 0.0) if gain <= rtol * float(np.abs(gained).sum()) else (new, gain)
+    gain, scale = numbers(total(gained) - total(cells(similarity, old)), total(abs(gained)))
+    return (None, 0.0) if gain <= rtol * scale else (new, gain)
 
 
-def cells(similarity: npt.NDArray[np.floating], columns: IndexArray) -> npt.NDArray[np.float64]:
-    """Return ``similarity[i, columns[i]]`` for every i."""
-    return similarity[np.arange(len(columns)), columns].astype(np.float64)
-
-
-def propagated(
-    cache: CostCache, solver: Solver, sizes: dict[str, int], progress: Progress | None
-) -> dict[str, IndexArray]:
+def propagated(cache: CostCache, solver: Solver, sizes: dict[str, int], progress: Progress | None) -> dict[str, Index]:
     """Return the start that is solved outward from the fixed axes, group by group.
 
     Each group is solved once, on the terms whose other axes are settled already: fixed ones, and groups solved
     before. Next comes the group with the largest settled share of its columns, so that little is decided on little.
     """
-    permutation = {group: np.arange(size, dtype=np.int64) for group, size in sizes.items()}
+    permutation = {group: positions(size, cache.home) for group, size in sizes.items()}
     settled: set[str] = set()
     while len(settled) < len(sizes):
         rest = (group for group in sizes if group not in settled)
         group = max(rest, key=lambda group: cache.columns(group, settled) / max(1, cache.columns(group)))
-        permutation[group] = solver.best(group, cache.on_host(group, permutation, settled))
+        permutation[group] = solver.best(group, cache.readable(group, permutation, settled))
         settled.add(group)
         if progress is not None:
             progress("weight matching, start", len(settled), len(sizes))

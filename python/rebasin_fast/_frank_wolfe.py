@@ -10,13 +10,11 @@ matrices: those come out of the cache, brought up to date by changed columns, an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from rebasin_fast._arrays import Array, IndexArray, blend, copy, to_numpy
+from rebasin_fast._arrays import Array, Index, add_to_cells, blend, cells, copy, filled_matrix, numbers, readable, total
 from rebasin_fast._cost_cache import CostCache
-from rebasin_fast._descent import Solver, cells
+from rebasin_fast._descent import Solver
 from rebasin_fast._progress import Progress
 from rebasin_fast.permute import Permutation
 
@@ -39,18 +37,18 @@ class _Combination:
         self.barycentre *= 1 - share
         self.vertices = [(weight, p) for weight, p in vertices if weight > _FORGOTTEN]
 
-    def inner(self, group: str, matrix: npt.NDArray[np.floating]) -> float:
-        """Return <matrix, P_g>."""
-        total = sum(weight * float(cells(matrix, p[group]).sum()) for weight, p in self.vertices)
+    def inner(self, group: str, matrix: Array) -> Any:
+        """Return <matrix, P_g>, as `_arrays.total` does."""
+        found: Any = sum(weight * total(cells(matrix, p[group])) for weight, p in self.vertices)
         if self.barycentre > _FORGOTTEN:
-            total += self.barycentre * float(matrix.sum(dtype=np.float64)) / len(matrix)
-        return total
+            found += self.barycentre * total(matrix) / len(matrix)
+        return found
 
-    def dense(self, group: str, size: int) -> npt.NDArray[np.float32]:
-        """Return P_g."""
-        matrix = np.full((size, size), self.barycentre / size, dtype=np.float32)
+    def dense(self, group: str, size: int, home: Array | None = None) -> Array:
+        """Return P_g, where `home` lies."""
+        matrix = filled_matrix(size, self.barycentre / size, home)
         for weight, p in self.vertices:
-            matrix[np.arange(size), p[group]] += np.float32(weight)
+            add_to_cells(matrix, p[group], weight)
         return matrix
 
 
@@ -76,7 +74,7 @@ class FrankWolfe:
     converged: bool = False
     _gradient: dict[str, Array] = field(default_factory=dict)
 
-    def run(self, start: Permutation | None) -> dict[str, IndexArray]:
+    def run(self, start: Permutation | None) -> dict[str, Index]:
         """Return the permutation at which steps from `start` end, rounded by an assignment for every group.
 
         Without `start` they begin at the barycentre, which favours no numbering of the units.
@@ -93,27 +91,32 @@ class FrankWolfe:
                 self.progress("weight matching, Frank-Wolfe", self.steps, self.max_steps)
         self._gradient.clear()
         rounding = Solver()  # the duals of a rounding say nothing about costs
-        return {group: rounding.best(group, point.dense(group, size)) for group, size in self.sizes.items()}
+        return {
+            group: rounding.best(group, point.dense(group, size, self.cache.home)) for group, size in self.sizes.items()
+        }
 
     def _step(self, point: _Combination) -> None:
         """Move towards the vertex that the gradient favours most, exactly as far as the objective rises."""
-        vertex: dict[str, IndexArray] = {}
-        slope = scale = 0.0
+        vertex: dict[str, Index] = {}
+        slopes: list[Any] = []
+        scales: list[Any] = []
         for group, gradient in self._gradient.items():
-            matrix = to_numpy(gradient)
+            matrix = readable(gradient)
             vertex[group] = self.solver.best(group, matrix)
             ahead = cells(matrix, vertex[group])
-            slope += float(ahead.sum()) - point.inner(group, matrix)
-            scale += float(np.abs(ahead).sum())
+            slopes.append(total(ahead) - point.inner(group, matrix))
+            scales.append(total(abs(ahead)))
+        slope, scale = numbers(sum(slopes), sum(scales))
         self.steps += 1
         if slope <= self.rtol * scale:
             self.converged = True
             return
         # f(P + t (Q - P)) = f(P) + slope t + curvature t^2: a parameter in two groups is in two gradients, hence 1/2.
-        slope_there = 0.0
+        slopes.clear()
         for group in self._gradient:
-            matrix = self.cache.on_host(group, vertex)
-            slope_there += float(cells(matrix, vertex[group]).sum()) - point.inner(group, matrix)
+            matrix = self.cache.readable(group, vertex)
+            slopes.append(total(cells(matrix, vertex[group])) - point.inner(group, matrix))
+        (slope_there,) = numbers(sum(slopes))
         curvature = 0.5 * (slope_there - slope)
         share = 1.0 if curvature >= 0 else min(1.0, -slope / (2 * curvature))
         for group, gradient in self._gradient.items():

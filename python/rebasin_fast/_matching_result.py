@@ -28,7 +28,8 @@ class WeightMatchingStats:
     cache_bytes : int
         Bytes of cost matrices held at the end.
     cost_seconds, lap_seconds, total_seconds : float
-        Time in building cost matrices, in solving assignments, and in all.
+        Time in building cost matrices, in solving assignments, and in all. On a GPU, which works while the CPU goes
+        on, the time of a product counts where something waits for it: mostly in the next assignment.
     """
 
     solves: int

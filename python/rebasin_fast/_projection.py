@@ -7,9 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_fast._arrays import Array, IndexArray, Parameters, is_floating, take, to_numpy, widened
-from rebasin_fast.lap import solve_assignment
-from rebasin_fast.permute import entries_of_units, permuted
+from rebasin_fast._arrays import (
+    Array,
+    Index,
+    IndexArray,
+    Parameters,
+    cells,
+    index_beside,
+    index_of_entries,
+    is_floating,
+    moved_positions,
+    numbers,
+    positions,
+    readable,
+    take,
+    total,
+    widened,
+)
+from rebasin_fast._assign import best_columns
+from rebasin_fast.permute import permuted
 from rebasin_fast.spec import Axis, Member, PermutationSpec
 from rebasin_fast.weight_matching import weight_matching
 
@@ -80,8 +96,8 @@ class Projection:
 
     Attributes
     ----------
-    permutation : dict of str to int64 array
-        The permutation found last; its arrays are replaced, never changed.
+    permutation : dict of str to index array
+        The permutation found last, where B lies; its arrays are replaced, never changed.
     permuted : dict of str to array
         B's floating-point parameters so permuted, in float32 or float64.
     """
@@ -89,12 +105,13 @@ class Projection:
     def __init__(
         self, spec: PermutationSpec, params_b: Parameters, permutation: Mapping[str, IndexArray], seed: int
     ) -> None:
-        self.permutation = {group: np.array(permutation[group], dtype=np.int64) for group in spec.groups}
         self.permuted: dict[str, Array] = {
-            param: widened(permuted(spec, self.permutation, param, array))
+            param: widened(permuted(spec, permutation, param, array))
             for param, array in params_b.items()
             if is_floating(array)
         }
+        home = next(iter(self.permuted.values()), None)
+        self.permutation = {group: index_beside(permutation[group], home) for group in spec.groups}
         self._spec = spec
         self._members = {
             group: [member for member in members if spec.matched(member.param) and member.param in self.permuted]
@@ -119,7 +136,7 @@ class Projection:
                 if group in dirty and self._members[group]:
                     if group not in costs:
                         costs[group] = self._cost(group, target)
-                    order = self._improved(group, to_numpy(costs[group]))
+                    order = self._improved(group, readable(costs[group]))
                     if order is not None:
                         dirty |= self._move(group, order, target, costs)
                         moved = True
@@ -136,31 +153,32 @@ class Projection:
             total = rows_a @ rows_b.T if total is None else total.addmm_(rows_a, rows_b.T)
         return total
 
-    def _improved(self, group: str, similarity: Any) -> IndexArray | None:
+    def _improved(self, group: str, similarity: Array) -> Index | None:
         """Return the best assignment of a similarity matrix, or None where the diagonal is as good.
 
         The prices of the units of B at which the last one was solved are nearly right for this one.
         """
-        found = solve_assignment(similarity, maximize=True, duals=self._duals.get(group))
-        gained = similarity[found.row_ind, found.col_ind].astype(np.float64)
-        gain = float(gained.sum() - np.trace(similarity, dtype=np.float64))
-        if gain <= _RTOL * float(np.abs(gained).sum()):
-            self._duals[group] = found.col_duals
+        order, duals = best_columns(similarity, self._duals.get(group))
+        gained = cells(similarity, order)
+        gain, scale = numbers(total(gained) - total(similarity.diagonal()), total(abs(gained)))
+        if gain <= _RTOL * scale:
+            self._duals[group] = duals
             return None
-        self._duals[group] = found.col_duals[found.col_ind]  # B's units will be reordered, and their prices with them
-        return found.col_ind
+        # B's units will be reordered, and their prices with them.
+        self._duals[group] = None if duals is None else duals[order]
+        return order
 
-    def _move(self, group: str, order: IndexArray, target: Mapping[str, Array], costs: dict[str, Array]) -> set[str]:
+    def _move(self, group: str, order: Index, target: Mapping[str, Array], costs: dict[str, Array]) -> set[str]:
         """Reorder B along `group`, correct the costs at hand, and return the groups whose costs have changed."""
         self.permutation[group] = self.permutation[group][order]
-        units = np.flatnonzero(order != np.arange(len(order)))
+        units = moved_positions(positions(len(order), costs[group]), order)
         costs[group] = take(costs[group], order, 1)
         touched: set[str] = set()
         for member in self._spec.groups[group]:
             if member.param not in self.permuted:
                 continue
             old = self.permuted[member.param]
-            self.permuted[member.param] = take(old, entries_of_units(order, member.block), member.axis)
+            self.permuted[member.param] = take(old, index_of_entries(order, member.block), member.axis)
             if self._spec.matched(member.param):
                 touched |= self._correct(member, units, old, target, costs)
         for other in touched:
@@ -169,14 +187,14 @@ class Projection:
         return touched
 
     def _correct(
-        self, member: Member, units: IndexArray, old: Array, target: Mapping[str, Array], costs: dict[str, Array]
+        self, member: Member, units: Index, old: Array, target: Mapping[str, Array], costs: dict[str, Array]
     ) -> set[str]:
         """Correct the costs of the groups on the other axes of a parameter for `units` that moved on one; name them."""
         axes = self._spec.axes[member.param]
         others = {axis.group: i for i, axis in enumerate(axes) if axis is not None and i != member.axis}
         few = 2 * len(units) <= old.shape[member.axis] // member.block
         if few and any(other in costs for other in others):
-            entries = entries_of_units(units, member.block)
+            entries = index_of_entries(units, member.block)
             part, now, before = (
                 take(array, entries, member.axis) for array in (target[member.param], self.permuted[member.param], old)
             )

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from rebasin_fast._arrays import IndexArray, Parameters, to_numpy
+from rebasin_fast._arrays import (
+    Array,
+    Index,
+    IndexArray,
+    Parameters,
+    cells,
+    index_to_numpy,
+    is_remote,
+    numbers,
+    readable,
+    to_numpy,
+    total,
+)
+from rebasin_fast._assign import best_columns
 from rebasin_fast._distributed import Ranks
 from rebasin_fast._extras import require
 from rebasin_fast._modules import call, in_mode, inputs_of, removed_afterwards, state_for
@@ -236,7 +249,7 @@ class _Statistics:
         if not self._by_group[group]:
             return np.zeros((self._sizes[group],) * 2)
         inner = self._similarity == "inner"
-        similarity = to_numpy(sum(moments.inner() if inner else moments.correlation() for moments in self._of(group)))
+        similarity = readable(sum(moments.inner() if inner else moments.correlation() for moments in self._of(group)))
         if not bool((abs(similarity) < float("inf")).all()):
             raise ValueError(f"the activations of group {group!r} hold NaN or infinity; expected finite numbers")
         return similarity
@@ -245,13 +258,22 @@ class _Statistics:
         return list(dict.fromkeys(self._moments[site] for site in self._by_group[group]))
 
 
+def _solved(structure: Structure, root: str, similarity: dict[str, Array]) -> dict[str, Index]:
+    """Return permutations in kind: on a device a group without blocks is assigned there, all others on the CPU."""
+    if list(similarity) == [root] and root not in structure.blocks and is_remote(similarity[root]):
+        return {root: best_columns(similarity[root])[0]}
+    for group, matrix in similarity.items():
+        similarity[group] = to_numpy(matrix)
+    return dict(solve_nested(structure, root, similarity))
+
+
 def _solve(structure: Structure, statistics: _Statistics, ranks: Ranks) -> dict[str, tuple[IndexArray, float]]:
     """Solve each assignment problem, groups with those in their blocks, on one of the ranks; bring them together."""
     own: dict[str, tuple[IndexArray, float]] = {}
     roots = [group for group in structure.sizes if not isinstance(structure.blocks.get(group), str)]
     for root in roots[ranks.rank :: ranks.size]:
         similarity = {group: statistics.similarity(group) for group in family_of(structure, root)}
-        for group, permutation in solve_nested(structure, root, similarity).items():
-            matched = similarity[group][np.arange(len(permutation)), permutation]
-            own[group] = permutation, float(matched.sum())
+        for group, permutation in _solved(structure, root, similarity).items():
+            (matched,) = numbers(total(cells(similarity[group], permutation)))
+            own[group] = index_to_numpy(permutation), matched
     return {group: answer for part in ranks.gather(own) for group, answer in part.items()}

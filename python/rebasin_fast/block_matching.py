@@ -11,12 +11,11 @@ is plain: for specs without blocks the engine behind `weight_matching` is faster
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from ._arrays import (
     Array,
@@ -25,15 +24,20 @@ from ._arrays import (
     brought_home,
     cast,
     common_home,
+    index_to_numpy,
     inner,
     is_finite,
     is_floating,
+    is_remote,
     is_wide,
+    readable,
     same_library,
     take,
     take_along,
     to_numpy,
+    zero_matrix,
 )
+from ._assign import best_columns
 from ._matching_result import WeightMatchingStats
 from ._progress import Progress
 from .permute import Permutation, blocks_of_units, identity_permutation, units_in_blocks, validate_permutation
@@ -42,7 +46,8 @@ from .spec import PermutationSpec
 from .weight_matcher import check_options, visiting_orders
 from .wreath import solve_wreath_assignment
 
-Similarity = npt.NDArray[np.float64]
+Similarity: TypeAlias = Array
+"""A square matrix of float64, where the networks lie."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,12 +310,11 @@ class PiecePair:
             cols = {m: _part(tensors[m], int(b), len(blocks)) for m in (group, *children)}
             cut = {m: tensors[m][rows[m], cols[m]] for m in (group, *children)}
             began = time.perf_counter()
-            best = solve_wreath_assignment([cut[child] for child in children], cut[group])
+            orders = _best_orders(group, children, cut)
             self.counts.lap_seconds += time.perf_counter() - began
             self.counts.solves += 1 + len(children) * own**2
-            new[group][rows[group]] = best.blocks + int(b) * own
-            for child, units in zip(children, best.units, strict=True):
-                new[child][rows[child]] = units + cols[child].start
+            for member, order in orders.items():
+                new[member][rows[member]] = order + cols[member].start
         return self._with(permutation, new)
 
     def similarity(
@@ -323,7 +327,7 @@ class PiecePair:
         """Return S[i, j] = <unit i of A, unit j of B> over pieces, all other groups permuted, units by their blocks."""
         began = time.perf_counter()
         n = len(permutation[group])
-        total = np.zeros((n, n))
+        total = _zeros(n, self.pieces)
         for piece in pieces:
             for place in [i for i, label in enumerate(piece.labels) if label == group]:
                 lead = self._lead(piece, place)
@@ -345,15 +349,15 @@ class PiecePair:
         depth = self._depth(labels, len(lead))
         if depth == 0:
             b = self._permuted_array(b, labels, permutation, skip=len(lead))
-            return np.asarray(to_numpy(a.reshape(n, -1) @ b.reshape(n, -1).T), dtype=np.float64)
+            return cast(readable(a.reshape(n, -1) @ b.reshape(n, -1).T), "float64")
         # The order of some other axis depends on the new place among the first `depth` axes: one place at a time.
         places = int(np.prod(shape[:depth]))
-        out = np.zeros((n, n))
+        out = _zeros(n, self.pieces)
         for place in range(places):
             at = np.unravel_index(place, shape[:depth])
             there = self._permuted_array(b, labels, permutation, skip=len(lead), at=tuple(map(int, at)))
             rows = a.reshape(places, n // places, -1)[place]
-            block = to_numpy(rows @ there.reshape(n, -1).T)
+            block = readable(rows @ there.reshape(n, -1).T)
             out[place * (n // places) : (place + 1) * (n // places)] = block
         return out
 
@@ -496,6 +500,20 @@ def _evidence(pair: PiecePair, group: str, known: frozenset[str]) -> float:
             others = {label for label in piece.labels if label in pair._on} - family
             settled += size if others <= known else 0.0
     return settled / total if total else 1.0
+
+
+def _zeros(size: int, pieces: Sequence[_Matched]) -> Similarity:
+    """Return zeros in float64: numpy, unless the networks lie on a device."""
+    remote = bool(pieces) and is_remote(pieces[0].a)
+    return zero_matrix(size, pieces[0].a, "float64") if remote else np.zeros((size, size))
+
+
+def _best_orders(group: str, children: list[str], similarity: Mapping[str, Similarity]) -> dict[str, IndexArray]:
+    """Return the best order of a group's units, and of the units in its blocks; on a device only without these."""
+    if not children and is_remote(similarity[group]):
+        return {group: index_to_numpy(best_columns(similarity[group])[0])}
+    best = solve_wreath_assignment([to_numpy(similarity[child]) for child in children], to_numpy(similarity[group]))
+    return {group: best.blocks, **dict(zip(children, best.units, strict=True))}
 
 
 def _part(tensor: Similarity, block: int, blocks: int) -> slice:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rebasin_fast._arrays import (
     Array,
-    IndexArray,
+    Index,
     Parameters,
     brought_home,
     common_home,
-    inner,
+    inner_total,
     is_finite,
     is_floating,
+    is_remote,
     is_wide,
+    moved_positions,
     narrow,
+    numbers,
     take,
 )
 from rebasin_fast.permute import Permutation
 from rebasin_fast.spec import PermutationSpec
 
 _INNER_ELEMENTS = 1 << 16  # of a chunk of the objective: small enough for its float64 copies to stay in the cache
+_INNER_ELEMENTS_REMOTE = 1 << 22  # on a device: large enough to be worth a launch
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +74,8 @@ class MatchedPair:
         Units of every group.
     dtype : str
         What matching works in.
+    home : Tensor or None
+        The first tensor of A, where all of `arrays` lie; None where they are numpy arrays.
 
     Raises
     ------
@@ -90,7 +97,7 @@ class MatchedPair:
             _require_finite_floats(f"params_a[{param!r}]", params_a[param])
             _require_finite_floats(f"params_b[{param!r}]", params_b[param])
         every = [params[param] for params in (params_a, params_b) for param in names]
-        self._home = common_home(every)
+        self.home = common_home(every)
         self.dtype = dtype or ("float64" if any(is_wide(array) for array in every) else "float32")
         self._shapes = {param: tuple(params_a[param].shape) for param in names}
         self.arrays = {param: self._laid_out(param, params_a[param], params_b[param]) for param in names}
@@ -111,26 +118,33 @@ class MatchedPair:
             came, expected = tuple(params_a[param].shape), self._shapes[param]
             if came != expected:
                 raise ValueError(f"params_a[{param!r}] has shape {came}; expected {expected}, as in params_b")
-            a = brought_home(params_a[param], self._home).reshape(tuple(matched.a.shape))
+            a = brought_home(params_a[param], self.home).reshape(tuple(matched.a.shape))
             other.arrays[param] = MatchedArray(a, matched.b, matched.groups)
         return other
 
     def objective(self, permutation: Permutation) -> float:
-        """Return the inner product of A and the permuted B over the matched parameters, summed in float64."""
-        return sum(self.param_objective(param, permutation) for param in self.arrays)
+        """Return the inner product of A and the permuted B over the matched parameters, summed in float64.
+
+        `permutation` may hold index arrays in kind, as may all that follows.
+        """
+        return numbers(sum(self._param_total(param, permutation) for param in self.arrays))[0]
 
     def param_objective(self, param: str, permutation: Permutation) -> float:
         """Return what one parameter adds to the objective."""
+        return numbers(self._param_total(param, permutation))[0]
+
+    def _param_total(self, param: str, permutation: Permutation) -> Any:
+        """Return what one parameter adds to the objective, as `_arrays.total` does."""
         matched = self.arrays[param]
         if not matched.groups:
-            return inner(matched.a, matched.b)
+            return inner_total(matched.a, matched.b)
         first, *rest = (None if group is None else permutation[group] for group in matched.groups)
-        total = 0.0
-        for start, stop in _chunks(matched.a.shape):
+        total: Any = 0.0
+        for start, stop in _chunks(matched.a):
             b = narrow(matched.b, 0, start, stop) if first is None else take(matched.b, first[start:stop], 0)
             for axis, index in enumerate(rest, start=1):
                 b = b if index is None else take(b, index, axis)
-            total += inner(narrow(matched.a, 0, start, stop), b)
+            total += inner_total(narrow(matched.a, 0, start, stop), b)
         return total
 
     def neighbours(self) -> dict[str, frozenset[str]]:
@@ -162,21 +176,22 @@ class MatchedPair:
             else:
                 shape += [int(length) // axis.block, axis.block]
                 groups += [axis.group, None]
-        a, b = (brought_home(array, self._home).reshape(shape) for array in (a, b))
+        a, b = (brought_home(array, self.home).reshape(shape) for array in (a, b))
         return MatchedArray(a, b, tuple(groups))
 
 
-def moved_units(old: IndexArray, new: IndexArray) -> IndexArray:
+def moved_units(old: Index, new: Index) -> Index:
     """Return the positions at which two permutations differ."""
-    return np.flatnonzero(old != new) if old is not new else np.empty(0, dtype=np.int64)
+    return moved_positions(old, new) if old is not new else np.empty(0, dtype=np.int64)
 
 
-def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Yield ranges of the first axis that hold about `_INNER_ELEMENTS` elements."""
-    width = max(1, int(np.prod(shape[1:])))
-    step = max(1, _INNER_ELEMENTS // width)
-    for start in range(0, shape[0], step):
-        yield start, min(start + step, shape[0])
+def _chunks(array: Array) -> Iterator[tuple[int, int]]:
+    """Yield ranges of the first axis that hold about as many elements as a chunk of the objective."""
+    elements = _INNER_ELEMENTS_REMOTE if is_remote(array) else _INNER_ELEMENTS
+    width = max(1, int(np.prod(array.shape[1:])))
+    step = max(1, elements // width)
+    for start in range(0, int(array.shape[0]), step):
+        yield start, min(start + step, int(array.shape[0]))
 
 
 def _require_finite_floats(name: str, array: Array) -> None:

@@ -16,22 +16,23 @@ from rebasin_fast._arrays import (
     Parameters,
     cast_like,
     copy,
-    inner,
     is_finite,
     is_floating,
     memory_key,
     same,
+    squared_norm,
     torch_of,
     widened,
     zeros_like,
 )
-from rebasin_fast._checkpoint import ParametersOrFile, load_parameters
+from rebasin_fast._checkpoint import ParametersOrFile, load_parameters, load_some
 from rebasin_fast._distributed import Ranks
 from rebasin_fast._progress import Progress
 from rebasin_fast.interpolate import check_same_layout
-from rebasin_fast.permute import Permutation, permuted, validate_permutation
+from rebasin_fast.permute import Permutation, add_permuted, validate_permutation
 from rebasin_fast.prove import require_proof
 from rebasin_fast.spec import PermutationSpec, positive_integer
+from rebasin_fast.weight_matcher import DEFAULT_CACHE_BYTES, check_integer
 from rebasin_fast.weight_matching import weight_matching
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ T = TypeVar("T")
 Start: TypeAlias = Literal["identity", "incremental"]
 
 _SEEDS = 2**31
+_LOT = 1 << 20  # elements; so many at least are read of a file at a time in the end
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,7 @@ def merge_many(
     init: Start | Sequence[Permutation] = "incremental",
     seed: int = 0,
     max_sweeps: int = 100,
+    max_cache_bytes: int | None = None,
     process_group: Any = None,
     model: torch.nn.Module | None = None,
     inputs: Any = None,
@@ -98,7 +101,8 @@ def merge_many(
     models : sequence of (mapping of str to array, or path)
         State dicts of one architecture, or files of them: ``.safetensors``, or what `torch.save` wrote. A file is read
         anew at every visit, so that memory holds the sum (float32, float64 where the models are), one model, and what
-        matching takes. In the end the sum is in float64. Never modified.
+        matching takes: twice the largest cost matrix, and the cache. In the end the mean is summed in float64, a few
+        parameters at a time. Never modified, and not to be written to meanwhile.
     init : "incremental", "identity" or sequence of permutations, default "incremental"
         Where to begin. ``"incremental"``: each model, in random order, is first aligned to the sum of those before it.
         ``"identity"``: as in the paper, all as they are. Or one permutation for each model.
@@ -106,6 +110,9 @@ def merge_many(
         Order of the visits. The same seed gives the same answer.
     max_sweeps : int, default 100
         At most so many rounds over the models.
+    max_cache_bytes : int, optional
+        As in `weight_matching`: cost matrices are kept up to this sum. Default: 2**30, and 0 where all models are
+        files. What is found does not depend on it but for rounding.
     process_group : torch.distributed.ProcessGroup, optional
         Every rank calls with the same arguments, model i belonging to rank i modulo their number: it alone reads and
         matches that one, and in the place of those of others it may pass None. All return the same, which is what one
@@ -152,9 +159,14 @@ def merge_many(
     (True, True)
     """
     _check_options(spec, models, seed, max_sweeps)
+    if max_cache_bytes is not None:
+        check_integer("max_cache_bytes", max_cache_bytes, 0)
+    elif any(isinstance(source, Mapping) for source in models):
+        max_cache_bytes = DEFAULT_CACHE_BYTES
     if (model is None) != (inputs is None):
         raise ValueError("only one of model and inputs is there; expected both, to prove the spec, or neither")
-    merge = _Merge(spec, list(models), Ranks(process_group), np.random.default_rng(seed), progress)
+    rng = np.random.default_rng(seed)
+    merge = _Merge(spec, list(models), Ranks(process_group), rng, max_cache_bytes or 0, progress)
     if model is not None:
         merge.prove(model, inputs)
     merge.start(init)
@@ -174,6 +186,7 @@ class _Merge:
     models: list[ParametersOrFile | None]
     ranks: Ranks
     rng: np.random.Generator
+    max_cache_bytes: int
     progress: Progress | None
     permutations: list[dict[str, IndexArray]] = field(init=False)
     solved: int = 0
@@ -197,7 +210,7 @@ class _Merge:
         self.permutations = _starts(self.spec, init, count, self._form.sizes)
         incremental = isinstance(init, str) and init == "incremental"
         order = self.rng.permutation(count).tolist() if incremental else list(range(count))
-        self._sum = self._zeros(double=False)
+        self._sum = self._zeros()
         # Views of one tensor, to be sent as one.
         self._sent, self._sum = self.ranks.joined(self._sum)
         for done, i in enumerate(order, start=1):
@@ -231,27 +244,50 @@ class _Merge:
     def distance(self) -> float:
         """Return the mean squared distance of the aligned models from their mean."""
         count = len(self.models)
-        square_of_sum = math.fsum(inner(total, total) for total in self._sum.values())
+        square_of_sum = math.fsum(map(squared_norm, self._sum.values()))
         return max(0.0, (self._squares - square_of_sum / count) / count)
 
     def mean(self) -> dict[str, Array]:
         """Return the mean of the permuted models, summed anew in float64."""
         self._sum.clear()
         self._sent.clear()
-        total = self._zeros(double=True)
-        for i in range(self.ranks.rank, len(self.models), self.ranks.size):
-            model = self._read(i)
-            for name, array in total.items():
-                array += permuted(self.spec, self.permutations[i], name, model[name])
         mean: dict[str, Array] = {}
+        for names in self._bundles():
+            mean |= self._mean_of(names)
         for name, like in self._form.arrays.items():
-            if name in total:
-                mean[name] = cast_like(self.ranks.add_up(total.pop(name)) / len(self.models), like)
-            else:
+            if name not in mean:
                 mean[name] = copy(like)
             tied = mean[self._form.tied[name]]
             if same(tied, mean[name]):  # as in all models, not just in the first
                 mean[name] = tied
+        return {name: mean[name] for name in self._form.arrays}
+
+    def _bundles(self) -> list[list[str]]:
+        """Return the names of what is to be summed, in lots no larger than the largest: each is one more reading."""
+        bundles: list[list[str]] = []
+        sizes = {name: math.prod(array.shape) for name, array in self._form.arrays.items() if is_floating(array)}
+        most, left = max([_LOT, *sizes.values()]), 0
+        for name, size in sizes.items():
+            if not bundles or size > left:
+                bundles.append([])
+                left = most
+            bundles[-1].append(name)
+            left -= size
+        return bundles
+
+    def _mean_of(self, names: list[str]) -> dict[str, Array]:
+        like = {name: self._form.arrays[name] for name in names}
+        totals = {name: widened(array, double=True) for name, array in like.items()}
+        for i in range(self.ranks.rank, len(self.models), self.ranks.size):
+            model = load_some(self._given(i), names, f"models[{i}]")
+            for name, total in totals.items():
+                add_permuted(self.spec, self.permutations[i], name, model[name], total, 1)
+            del model  # before the next one is read
+        mean: dict[str, Array] = {}
+        for name, array in like.items():
+            total = self.ranks.add_up(totals.pop(name))
+            total /= len(self.models)
+            mean[name] = cast_like(total, array)
         return mean
 
     def _is_pending(self, i: int) -> bool:
@@ -266,8 +302,7 @@ class _Merge:
         if match:
             self._match(i, model, seed, afresh=True)
         self._add(i, model, 1)
-        wide = (widened(model[name]) for name in self._sum)
-        return math.fsum(inner(array, array) for array in wide)
+        return math.fsum(squared_norm(model[name]) for name in self._sum)
 
     def _rematch(self, i: int, seed: int) -> bool:
         """Align model `i` to the sum of the others; say whether that came to its end."""
@@ -280,15 +315,17 @@ class _Merge:
     def _match(self, i: int, model: Parameters, seed: int, *, afresh: bool = False) -> bool:
         """Align model `i` to the sum as it stands: the mean of others, times a number that changes nothing."""
         target = {name: self._sum.get(name, array) for name, array in model.items()}
-        start: dict[str, Any] = {} if afresh else {"init": self.permutations[i]}
-        found = weight_matching(self.spec, target, model, seed=seed, **start)
+        options: dict[str, Any] = {"seed": seed, "max_cache_bytes": self.max_cache_bytes}
+        if not afresh:
+            options["init"] = self.permutations[i]
+        found = weight_matching(self.spec, target, model, **options)
         self.permutations[i] = found.permutation
         self.solved += 1
         return found.converged
 
     def _add(self, i: int, model: Parameters, sign: int) -> None:
         for name, total in self._sum.items():
-            total += sign * widened(permuted(self.spec, self.permutations[i], name, model[name]))
+            add_permuted(self.spec, self.permutations[i], name, model[name], total, sign)
 
     # ---- models and ranks -------------------------------------------------------------------------------------------
 
@@ -303,16 +340,18 @@ class _Merge:
         return result
 
     def _read(self, i: int) -> Parameters:
-        model, name = self.models[i], f"models[{i}]"
-        if model is None:
-            raise TypeError(f"{name} is None on rank {self.ranks.rank} of {self.ranks.size}, to which it belongs")
-        return load_parameters(model, name)
+        return load_parameters(self._given(i), f"models[{i}]", mapped=True)
 
-    def _zeros(self, *, double: bool) -> dict[str, Array]:
-        """Return zeros for every parameter to be summed: the matched ones, or all of them, and in float64."""
+    def _given(self, i: int) -> ParametersOrFile:
+        model = self.models[i]
+        if model is None:
+            raise TypeError(f"models[{i}] is None on rank {self.ranks.rank} of {self.ranks.size}, to which it belongs")
+        return model
+
+    def _zeros(self) -> dict[str, Array]:
+        """Return zeros for every matched parameter."""
         arrays = self._form.arrays.items()
-        names = [name for name, like in arrays if is_floating(like) and (double or self.spec.matched(name))]
-        return {name: widened(self._form.arrays[name], double=double) for name in names}
+        return {name: widened(like) for name, like in arrays if is_floating(like) and self.spec.matched(name)}
 
     def _report(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:

@@ -12,7 +12,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, IndexArray, Parameters, copy, memory_key, take, take_along
+from ._arrays import (
+    Array,
+    IndexArray,
+    Parameters,
+    add_scaled,
+    copy,
+    index_of_entries,
+    memory_key,
+    narrow,
+    parts,
+    take,
+    take_along,
+)
 from .layout import Axis, Layout, entries, wanted
 from .spec import PermutationSpec
 
@@ -281,7 +293,7 @@ def _moved(spec: PermutationSpec, array: Array, axes: tuple[Layout | None, ...],
         if axis is None:
             continue
         if isinstance(axis, Axis) and not spec.blocks:
-            moved = take(moved, entries_of_units(permutation[axis.group], axis.block), i)
+            moved = take(moved, index_of_entries(permutation[axis.group], axis.block), i)
             continue
         parents = _wanted(spec, axis)
         found = entries(axis, spec.structure, permutation, {parent: told[parent][1] for parent in parents})
@@ -298,11 +310,20 @@ def permuted(spec: PermutationSpec, permutation: Permutation, param: str, array:
     return _moved(spec, array, spec.axes[param], permutation)
 
 
-def entries_of_units(index: IndexArray, block: int) -> IndexArray:
-    """Return the indices of single entries from indices of units that are `block` entries wide."""
-    # A copy: torch takes neither negative strides nor read-only arrays.
-    units = np.array(index, dtype=np.int64, order="C")
-    return units if block == 1 else (units[:, None] * block + np.arange(block)).ravel()
+def add_permuted(
+    spec: PermutationSpec, permutation: Permutation, param: str, array: Array, total: Array, sign: int
+) -> None:
+    """Add one parameter, permuted, times 1 or -1, to `total` in place: a part at a time where its layout allows."""
+    axes = spec.axes[param]
+    plain = not spec.blocks and all(axis is None or isinstance(axis, Axis) for axis in axes)
+    if not plain or not axes:
+        add_scaled(total, permuted(spec, permutation, param, array), sign)
+        return
+    first, rest = axes[0], (None, *axes[1:])
+    rows = index_of_entries(permutation[first.group], first.block) if isinstance(first, Axis) else None
+    for start, stop in parts(array):
+        part = narrow(array, 0, start, stop) if rows is None else take(array, rows[start:stop], 0)
+        add_scaled(narrow(total, 0, start, stop), _moved(spec, part, rest, permutation), sign)
 
 
 def _inverse(index: IndexArray) -> IndexArray:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from rebasin_fast._arrays import IndexArray, Parameters, is_finite, is_floating, widened
+from rebasin_fast._arrays import Index, IndexArray, Parameters, index_to_numpy, is_finite, is_floating, widened
 from rebasin_fast._extras import require
 from rebasin_fast._modules import call, in_mode, state_for
 from rebasin_fast._progress import Progress
@@ -201,9 +201,8 @@ def straight_through(
     stats = StraightThroughStats(
         len(search.losses), search.changes, search.projection_seconds, time.perf_counter() - began
     )
-    return StraightThrough(
-        search.best, search.best_loss, search.best_step, tuple(search.losses), tuple(validated), stats
-    )
+    best = {group: index_to_numpy(index) for group, index in search.best.items()}
+    return StraightThrough(best, search.best_loss, search.best_step, tuple(search.losses), tuple(validated), stats)
 
 
 @dataclass
@@ -218,7 +217,7 @@ class _Search:
     loss: Loss | None
     free: dict[str, Any] = field(init=False)  # theta~_B
     losses: list[float] = field(default_factory=list)
-    best: dict[str, IndexArray] = field(default_factory=dict)
+    best: dict[str, Index] = field(default_factory=dict)
     best_loss: float = math.inf
     best_step: int = 0
     changes: int = 0

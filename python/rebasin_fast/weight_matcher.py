@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from rebasin_fast._arrays import IndexArray, Parameters, torch_of
+from rebasin_fast._arrays import Index, IndexArray, Parameters, index_beside, index_to_numpy, positions, torch_of
 from rebasin_fast._cost_cache import CostCache, CostCounts
 from rebasin_fast._descent import Descent, Solver, SolverCounts, propagated
 from rebasin_fast._frank_wolfe import FrankWolfe
@@ -133,7 +133,7 @@ class WeightMatcher:
         -------
         dict of str to ndarray of int64
         """
-        descent = self._descent(_copied(init), rtol, None)
+        descent = self._descent(self._in_kind(init), rtol, None)
         descent.run(np.random.default_rng(seed), max_sweeps, confirm=False, value_of=self._value_of())
         return _copied(descent.permutation)
 
@@ -164,8 +164,8 @@ class WeightMatcher:
             _copied(descent.permutation), best.objective, len(descent.gains), not descent.dirty, stats
         )
 
-    def _start(self, init: Any, method: MatchingMethod, progress: Progress | None) -> tuple[dict[str, IndexArray], int]:
-        """Return where coordinate descent begins, and how many Frank-Wolfe steps have led there."""
+    def _start(self, init: Any, method: MatchingMethod, progress: Progress | None) -> tuple[dict[str, Index], int]:
+        """Return where coordinate descent begins, in kind, and how many Frank-Wolfe steps have led there."""
         if method == "coordinate_descent":
             if isinstance(init, str) and init == "barycentre":
                 raise ValueError("init is 'barycentre'; expected that with method='frank_wolfe' only")
@@ -182,11 +182,11 @@ class WeightMatcher:
         steps = FrankWolfe(cache, self._solver, self._pair.sizes, _FRANK_WOLFE_RTOL, _FRANK_WOLFE_STEPS, progress)
         return steps.run(start), steps.steps
 
-    def _vertex(self, init: Any, progress: Progress | None) -> dict[str, IndexArray]:
-        """Return the permutation `init` stands for; arrays of our own."""
+    def _vertex(self, init: Any, progress: Progress | None) -> dict[str, Index]:
+        """Return the permutation `init` stands for, in kind; arrays of our own."""
         if isinstance(init, str):
             if init == "identity":
-                return {group: np.arange(size, dtype=np.int64) for group, size in self._pair.sizes.items()}
+                return {group: positions(size, self._pair.home) for group, size in self._pair.sizes.items()}
             if init == "propagate":
                 self._cache.forget()  # what it holds has terms that are not settled yet
                 return propagated(self._cache, self._solver, self._pair.sizes, progress)
@@ -195,7 +195,11 @@ class WeightMatcher:
         for group, size in self._pair.sizes.items():
             if len(init[group]) != size:
                 raise ValueError(f"init: group {group!r} has length {len(init[group])}; expected {size}")
-        return _copied({group: init[group] for group in self._pair.sizes})
+        return self._in_kind({group: init[group] for group in self._pair.sizes})
+
+    def _in_kind(self, permutation: Permutation) -> dict[str, Index]:
+        """Return copies, where the networks lie: cost matrices are kept with the permutations they were made at."""
+        return {group: index_beside(index, self._pair.home) for group, index in permutation.items()}
 
     def _descended(
         self,
@@ -258,8 +262,8 @@ class _Outcome:
 
 
 def _copied(permutation: Permutation) -> dict[str, IndexArray]:
-    """Return arrays of their own: cost matrices are kept with the permutations they were made at."""
-    return {group: np.array(index, dtype=np.int64) for group, index in permutation.items()}
+    """Return what the caller gets of index arrays in kind."""
+    return {group: index_to_numpy(index) for group, index in permutation.items()}
 
 
 def check_options(method: object, n_starts: object, seed: object, max_sweeps: object, rtol: object) -> None:

@@ -48,6 +48,11 @@ def weight_matching(
     one array) is matched by `match_blocks`: the units of a block with the blocks, by coordinate descent alone, and
     with every cost matrix made anew.
 
+    Networks on a CUDA device are matched there: nothing the size of a parameter or a cost matrix is copied to the CPU,
+    unless this installation has no solver for the device (`rebasin_fast.cuda.why_unavailable`); but of groups with
+    others in their blocks the CPU solves the assignments. Products are as exact as torch makes them
+    (``torch.backends.cuda.matmul.allow_tf32``).
+
     Parameters
     ----------
     spec : PermutationSpec
