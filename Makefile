@@ -154,7 +154,7 @@ SOLVER_TESTS := batch factored free_threading lap_adversarial lap_options lap_pr
 test-free-threaded:
 	$(PYTHON) -c 'import sys; assert not sys._is_gil_enabled(), "PYTHON is no free-threaded one"'
 	rm -rf build/free-threaded && $(PYTHON) -m venv build/free-threaded
-	build/free-threaded/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	build/free-threaded/bin/pip install --quiet --disable-pip-version-check --only-binary=:all: \
 	  scikit-build-core pybind11 cmake ninja pytest hypothesis scipy
 	PATH="$(CURDIR)/build/free-threaded/bin:$$PATH" build/free-threaded/bin/pip install --quiet \
 	  --disable-pip-version-check --no-build-isolation -C cmake.define.REBASIN_FAST_CUDA=OFF .
