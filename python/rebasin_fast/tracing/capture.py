@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rebasin_fast._arrays import memory_key
@@ -21,6 +22,17 @@ from .call import INDEX_RULES, RULES, WRITES_ASIDE, Call, Result, Trace
 from .dims import Reason
 from .rules.elementwise import pointwise
 from .values import Value
+
+
+@dataclass(frozen=True, eq=False)
+class Produced:
+    """A tensor that an operator made: which of its results, of the how manieth call of that operator in its module."""
+
+    module: str
+    operator: str
+    number: int
+    position: int
+    value: Value
 
 
 class Capture:
@@ -34,6 +46,12 @@ class Capture:
         For every name in the state dict its value; names of one tensor share one.
     buffers : frozenset of str
         Which of them are buffers.
+    results : list of Produced
+        What depends on the inputs: every tensor of floating-point numbers that an operator made, in order.
+    passed : dict of (str, str) to Value
+        By module and side, "input" or "output", the tensor that a module took first, or returned, when first called.
+    used_at : dict of int to int
+        By the id of a value, how many of `results` there were when an operator first took it.
     """
 
     def __init__(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -46,11 +64,24 @@ class Capture:
         with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
             state = self._fake_state(torch, model)
             args, kwargs = self._fake_inputs(torch, (tuple(args), dict(kwargs)))
-            with untouched(model), _module_names(torch, model, self._recorder), _plain_operators(torch, model):
+            with untouched(model), self._names(torch, model), plain_operators(torch, model):
                 outputs = self._run(torch, model, state, args, kwargs)
             for where, tensor in tensors_in(torch, outputs, "output"):
                 self.trace.freeze(self._recorder.value(tensor), Reason(where))
         self._freeze_the_unused()
+        recorder = self._recorder
+        self.results, self.passed, self.used_at = recorder.results, recorder.passed, recorder.used_at
+
+    def _names(self, torch: Any, model: Any) -> Any:
+        recorder = self._recorder
+
+        def entered(module: str, args: Any, kwargs: Any) -> None:
+            recorder.passes(torch, module, "input", args[0] if args else next(iter(kwargs.values()), None))
+
+        def left(module: str, out: Any) -> None:
+            recorder.passes(torch, module, "output", out)
+
+        return module_names(torch, model, recorder.modules, entered, left)
 
     def _run(self, torch: Any, model: Any, state: Any, args: Any, kwargs: Any) -> Any:
         dispatch = require("torch.utils._python_dispatch", "torch")
@@ -110,7 +141,9 @@ class Capture:
         def faked(tensor: Any) -> Any:
             fake = self._fake(torch, tensor)
             axes = [self.trace.dims.fixed(size, Reason("input")) for size in tensor.shape]
-            self._recorder.enter(fake, self.trace.value(axes))
+            value = self.trace.value(axes)
+            value.from_input = True
+            self._recorder.enter(fake, value)
             return fake
 
         return pytree.tree_map_only(torch.Tensor, faked, inputs)
@@ -119,7 +152,7 @@ class Capture:
         """Freeze what other inputs may use in other ways: parts beyond a slice, parameters of other paths."""
         dims = self.trace.dims
         for value in self.params.values():
-            if id(value) not in self._recorder.used:
+            if id(value) not in self._recorder.used_at:
                 self.trace.freeze(value, Reason("not used in the traced forward pass"))
         used = {atom for part in self.trace.views.parts_used for atom in dims.leaves(part)}
         for part, reason in self.trace.views.parts_left:
@@ -136,8 +169,11 @@ class _Recorder:
         # With the tensors, so that they live and their ids stay theirs.
         self._values: dict[int, tuple[Any, Value]] = {}
         self._owners: dict[Any, list[Value]] = {}
-        self.used: set[int] = set()
+        self.used_at: dict[int, int] = {}
         self.modules: list[str] = []
+        self.results: list[Produced] = []
+        self.passed: dict[tuple[str, str], Value] = {}
+        self._calls: Counter[tuple[str, str]] = Counter()
 
     def enter(self, tensor: Any, value: Value) -> None:
         self._values[id(tensor)] = tensor, value
@@ -164,6 +200,9 @@ class _Recorder:
     def record(self, torch: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator on fake tensors, and enter its results."""
         schema = func._schema
+        module = self.modules[-1] if self.modules else ""
+        number = self._calls[module, schema.name]
+        self._calls[module, schema.name] += 1
         named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | dict(kwargs)
         bound = {a.name: named.get(a.name, a.default_value) for a in schema.arguments}
         indices = bound.get("indices")
@@ -184,6 +223,7 @@ class _Recorder:
         call = Call(self._trace, name, valued, [tuple(r.shape) for r in results], self._reason(schema.name))
         values = self._apply(torch, func, call)
         self._keep_alike(call, values, aliasing and not schema.is_mutable)
+        self._note(Produced(module, schema.name, number, 0, values[0]) if values else None, call, values, results)
         in_place = schema.is_mutable and bool(results) and results[0] is bound[schema.arguments[0].name]
         for position, (tensor, value) in enumerate(zip(results, values, strict=True)):
             same = self.value(tensor).shape == value.shape if in_place else False
@@ -192,6 +232,20 @@ class _Recorder:
             else:
                 self.enter(tensor, value)
         return out
+
+    def _note(self, first: Produced | None, call: Call, values: list[Value], results: list[Any]) -> None:
+        """Keep in the books which tensors depend on the inputs, and those of floating-point numbers among them."""
+        if first is None or not any(value.from_input for value in call.tensors()):
+            return
+        for position, (value, tensor) in enumerate(zip(values, results, strict=True)):
+            value.from_input = True
+            if tensor.is_floating_point():
+                self.results.append(dataclasses.replace(first, position=position, value=value))
+
+    def passes(self, torch: Any, module: str, side: str, tensor: Any) -> None:
+        """Note what a module takes or returns."""
+        if isinstance(tensor, torch.Tensor) and id(tensor) in self._values:
+            self.passed.setdefault((module, side), self.value(tensor))
 
     def _keep_alike(self, call: Call, values: list[Value], view: bool) -> None:
         """Note that a view of equal elements holds equal elements, for as long as nobody writes there."""
@@ -202,7 +256,7 @@ class _Recorder:
 
     def _apply(self, torch: Any, func: Any, call: Call) -> list[Value]:
         for value in call.tensors():
-            self.used.add(id(value))
+            self.used_at.setdefault(id(value), len(self.results))
             if value.index_of is not None and call.name not in INDEX_RULES:
                 call.freeze(value.index_of)
         result = self._by_rule(torch, func, call)
@@ -239,6 +293,7 @@ class _Recorder:
 
     def _overwrite(self, call: Call, target: Value, value: Value, floating: bool) -> None:
         """Write into memory that other tensors may be views of: what is written is laid out as what was there."""
+        target.from_input |= value.from_input
         if target.alike is not None:
             target.alike.still = False
         if not floating:
@@ -349,24 +404,33 @@ def _tensors(torch: Any, out: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _module_names(torch: Any, model: Any, recorder: _Recorder) -> Iterator[None]:
-    """Let the recorder know which module runs."""
-    hooks = torch.nn.modules.module
+def module_names(
+    torch: Any,
+    model: Any,
+    modules: list[str],
+    entered: Callable[[str, Any, Any], None] = lambda *_: None,
+    left: Callable[[str, Any], None] = lambda *_: None,
+) -> Iterator[None]:
+    """Keep the names of the modules that run in `modules`, the innermost last.
+
+    What they take and return is told to ``entered(name, args, kwargs)`` and ``left(name, out)``.
+    """
     names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
 
-    def enter(module: Any, _args: Any) -> None:
-        if id(module) in names:
-            recorder.modules.append(names[id(module)])
+    def enter(module: Any, args: Any, kwargs: Any) -> None:
+        modules.append(names[id(module)])
+        entered(modules[-1], args, kwargs)
 
-    def leave(module: Any, _args: Any, _out: Any) -> None:
-        if id(module) in names:
-            recorder.modules.pop()
+    def leave(_module: Any, _args: Any, out: Any) -> None:
+        left(modules.pop(), out)
 
-    handles = [
-        hooks.register_module_forward_pre_hook(enter),
-        hooks.register_module_forward_hook(leave),
-    ]
+    handles = []
     try:
+        for module in {id(module): module for module in model.modules()}.values():
+            handles += [
+                module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True),
+                module.register_forward_hook(leave),
+            ]
         yield
     finally:
         for handle in handles:
@@ -392,7 +456,7 @@ def untouched(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_operators(torch: Any, model: Any) -> Iterator[None]:
+def plain_operators(torch: Any, model: Any) -> Iterator[None]:
     """Have attention, encoder layers and experts come apart into operators that have rules."""
     attention = require("torch.nn.attention", "torch")
     fast = torch.backends.mha.get_fastpath_enabled()

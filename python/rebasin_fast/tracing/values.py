@@ -50,16 +50,18 @@ class Value:
     """The axes of one tensor.
 
     `index_of` is the dimension whose positions its elements count, if they do; `alike` is set where all elements are
-    equal; `content` is shared by values with the same elements, each at the positions of the same atoms.
+    equal; `content` is shared by values with the same elements, each at the positions of the same atoms; `from_input`
+    says whether they depend on the model's inputs.
     """
 
-    __slots__ = ("alike", "axes", "content", "index_of")
+    __slots__ = ("alike", "axes", "content", "from_input", "index_of")
 
     def __init__(self, axes: Iterable[Axis], index_of: Dim | None = None, alike: Alike | None = None) -> None:
         self.axes = tuple(axes)
         self.index_of = index_of
         self.alike = alike
         self.content = object()
+        self.from_input = False
 
     @property
     def shape(self) -> tuple[int, ...]:
