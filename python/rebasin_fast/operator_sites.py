@@ -131,10 +131,10 @@ class TracedSites:
 
     def __init__(self, spec: PermutationSpec, model: torch.nn.Module, inputs: Any) -> None:
         from rebasin_fast.tracing.assemble import written
-        from rebasin_fast.tracing.capture import Capture
+        from rebasin_fast.tracing.capture import captured
 
         self._model, self._inputs = model, inputs
-        self._capture = Capture(model, (inputs,), {})
+        self._capture = captured(model, (inputs,), {})
         self._traced, layout_of = written(self._capture)
         self._names = _names_in(spec, self._traced)
         self._finder = _Finder(self._traced, layout_of)

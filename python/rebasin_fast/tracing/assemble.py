@@ -13,6 +13,11 @@ from .blocks import parents
 from .capture import Capture
 from .dims import Atom, Dim, Product, Reason, Sum, size_of
 
+_ONE_WAY = (
+    "the model's way through its code depends on values of tensors; the spec is one of the way that the example took, "
+    "with the model's parameters. Prove it on other inputs and parameters"
+)
+
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -47,7 +52,8 @@ def written(capture: Capture) -> tuple[PermutationSpec, Callable[[Sequence[Dim]]
     )
     unknown = tuple(dict.fromkeys((reason.operator, reason.module) for reason in capture.trace.unknown))
     resolve = capture.trace.dims.resolve
-    return spec.with_origin(Origin(tuple(_frozen_axes(axes)), unknown)), lambda dims: text.layout(
+    warnings = (_ONE_WAY,) if capture.values else ()
+    return spec.with_origin(Origin(tuple(_frozen_axes(axes)), unknown, warnings)), lambda dims: text.layout(
         resolve(Product(tuple(dims)))
     )
 
