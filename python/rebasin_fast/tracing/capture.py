@@ -221,7 +221,7 @@ class Capture:
 
 
 _KNOWN = 1 << 18
-"""Of tensors with so many integers or fewer the elements are kept, if they are constants of the model."""
+"""Of tensors with so many elements or fewer these are kept, if they are constants of the model."""
 
 _LOOKS = frozenset(
     f"aten::{name}"
@@ -299,6 +299,8 @@ class _Recorder:
         ordinal = len(self._ran)
         known = self._known_result(torch, func, bound)
         strides = _strides(bound["self"]) if schema.name.startswith("aten::as_strided") else ()
+        if known is not None and not isinstance(known, torch.Tensor | tuple | list):
+            return known  # a number for Python, the same whatever the parameters and inputs are
         out = _called(func, bound) if self._has_values else _run_with_data_dependent_shapes(torch, func, bound)
         results = _tensors(torch, out)
         used = [tensor for argument in bound.values() for tensor in _tensors(torch, argument)]
@@ -334,15 +336,14 @@ class _Recorder:
     # ---- numbers that are known, and numbers that become Python's ----
 
     def knows(self, tensor: Any, real: Any) -> None:
-        """Note the elements of a tensor of integers: they are constants of the model."""
-        whole = not real.is_floating_point() and not real.is_complex() and not hasattr(real, "fake_mode")
-        if whole and real.device.type != "meta" and real.numel() <= _KNOWN:
+        """Note the elements of a tensor: they are constants of the model."""
+        if not hasattr(real, "fake_mode") and real.device.type != "meta" and real.numel() <= _KNOWN:
             fake_tensor = require("torch._subclasses.fake_tensor", "torch")
             with fake_tensor.unset_fake_temporarily():
                 self._known[id(tensor)] = real.detach().cpu().clone()
 
     def _known_result(self, torch: Any, func: Any, bound: Mapping[str, Any]) -> Any:
-        """Return what an operator makes of known integers, or of none at all; None where that is not known."""
+        """Return what an operator makes of constants, or of nothing; None where that is not known."""
         tensors = [tensor for argument in bound.values() for tensor in _tensors(torch, argument)]
         if torch.Tag.nondeterministic_seeded in func.tags or "empty" in func._schema.name:
             return None
@@ -370,14 +371,14 @@ class _Recorder:
         if id(tensor) in self._known:
             return self._known[id(tensor)]
         plain = not hasattr(tensor, "fake_mode") and id(tensor) not in self._values and not self._has_values
-        if plain and not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= _KNOWN:
+        if plain and tensor.numel() <= _KNOWN:
             return tensor if tensor.device.type == "cpu" else None
         return None
 
     def _numbers(self, torch: Any, tensor: Any) -> Any:
         """Return the elements of a tensor of known integers as a NumPy array."""
         real = self._elements(torch, tensor)
-        if real is None or real.dtype in (torch.bool, torch.uint8):  # masks are no indices
+        if real is None or real.dtype not in (torch.int64, torch.int32):  # masks are no indices
             return None
         with require("torch._subclasses.fake_tensor", "torch").unset_fake_temporarily():
             return real.numpy().astype("int64")
@@ -393,7 +394,7 @@ class _Recorder:
                     }
             return
         for tensor, real in zip(results, reals, strict=True):
-            if not real.is_floating_point() and not real.is_complex() and real.shape == tensor.shape:
+            if real.shape == tensor.shape:
                 self._known[id(tensor)] = real
 
     def _leaves(self, operator: str, tensors: list[Any]) -> None:

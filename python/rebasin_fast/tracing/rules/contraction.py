@@ -112,6 +112,15 @@ def _on(setting: Sequence[int], axis: int) -> int:
     return setting[axis] if len(setting) > 1 else setting[0]
 
 
+@rule("aten::linalg_matrix_exp", "aten::matrix_exp")
+def matrix_exponential(call: Call) -> Result:
+    """exp(P A P^T) = P exp(A) P^T."""
+    *lead, rows, columns = call.settled(call["self"])
+    call.unify(rows, columns)
+    call.mix(lead, [rows])
+    return call.value([*lead, rows, rows])
+
+
 @rule("aten::_cdist_forward", "aten::_euclidean_dist", "aten::cdist")
 def distances(call: Call) -> Result:
     """Distances of all pairs sum over coordinates as products do."""
