@@ -138,12 +138,12 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], str]] = {
         TOKENS,
         "16" + 3 * " 4 16/4 16/4 24",
     ),
-    # Padding that cuts off.
+    # Padding that cuts off; the states of all layers in one tensor, so one order of the units of attention.
     "RwkvForCausalLM": (
         "RwkvConfig",
-        LAYERS | {"vocab_size": 50, "attention_hidden_size": 20, "context_length": 16},
+        LAYERS | {"vocab_size": 50, "attention_hidden_size": 16, "context_length": 16},
         TOKENS,
-        "16" + 2 * " 20 24",
+        "16 16" + 2 * " 24",
     ),
     # Two choices of experts, joined.
     "PhimoeForCausalLM": (
