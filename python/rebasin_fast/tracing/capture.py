@@ -151,9 +151,9 @@ class Capture:
             text = str(error).strip().partition("\n")[0]
             if depends_on_values(error):
                 text += (
-                    " (which way it goes depends on the values of a tensor: the model has to have some, to be on no "
+                    " (which way it goes depends on the values of a tensor; a model that has values, and lies on no "
+                    "meta device, is followed on the way of the example)"
                 )
-                text += "meta device, so that the way of the example can be followed)"
             raise ValueError(f"model cannot be traced: {type(error).__name__}: {text}{where}") from error
 
     def _fake_state(self, torch: Any, model: Any) -> dict[str, Any]:
