@@ -193,6 +193,7 @@ class _Operators:
     def __init__(self, spec: PermutationSpec, model: torch.nn.Module) -> None:
         self._spec, self._model = spec, model
         self._found: dict[Any, TracedSites | None] = {}
+        self._fits: dict[int, dict[OperatorSite, OperatorSite]] = {}  # by the id of a trace, which is kept above
 
     def completed(self, by_group: dict[str, tuple[Site, ...]], inputs: Any) -> dict[str, tuple[Site, ...]]:
         """Leave out sites with other groups' units on other axes; find others for groups without."""
@@ -211,8 +212,14 @@ class _Operators:
         """Return the sites as they lie for inputs that may have another shape."""
         wanted = {site.where: site for site in sites}
         traced = self._traced(inputs) if wanted else None
-        found = {} if traced is None else traced.find([site.group for site in wanted.values()])
-        return {wanted[s.where]: s for several in found.values() for s in several if s.where in wanted}
+        if traced is None:
+            return {}
+        if id(traced) not in self._fits:
+            found = traced.find([site.group for site in wanted.values()])
+            self._fits[id(traced)] = {
+                wanted[s.where]: s for several in found.values() for s in several if s.where in wanted
+            }
+        return self._fits[id(traced)]
 
     def _traced(self, inputs: Any) -> TracedSites | None:
         torch = require("torch", "torch")
