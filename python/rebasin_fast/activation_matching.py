@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -121,6 +121,8 @@ def activation_matching(
     The batches should show all there is: with the first 10,000 images of a training set sorted by class the barrier
     was ten times that with 10,000 drawn at random. The defaults are those with the lowest barriers between pairs of
     MLPs (3 x 512 units) trained on Fashion-MNIST: median 0.012, and 0.021 by the paper's inner product.
+    Against weight matching the worst of ten pairs was 0.03 higher there (median 0.015), with 10,000 images and with
+    30,000; covariances in place of correlations gave higher barriers.
 
     Raises
     ------
@@ -163,17 +165,17 @@ def activation_matching(
     structure = Structure(spec.group_sizes(params_a), spec.blocks)
     total = len(batches) if isinstance(batches, Sized) else 0
     remaining = enumerate(batches)
-    first = next(remaining, None)
-    if first is not None and prove:
-        require_proof(spec, model, params_a, few_examples(inputs_of(first[1], 0)))
+    waiting = list(islice(remaining, 1))  # taken out again when its turn comes, as no batch is kept
+    if waiting and prove:
+        require_proof(spec, model, params_a, few_examples(inputs_of(waiting[0][1], 0)))
     operators = _Operators(spec, model)
     if isinstance(sites, str):
-        found = None if first is None else operators.completed(by_group, inputs_of(first[1], 0))
+        found = operators.completed(by_group, inputs_of(waiting[0][1], 0)) if waiting else None
         by_group = next((one for one in ranks.gather(found) if one is not None), by_group)  # alike on all ranks
         require_sites(spec, by_group)
     statistics = _Statistics(structure.sizes, by_group, similarity, states[0], operators)
     with in_mode(model, training=False), torch.no_grad(), statistics.watching(model):
-        for done, batch in chain(() if first is None else (first,), remaining):
+        for done, batch in chain(_taken(waiting), remaining):
             statistics.see(model, states, inputs_of(batch, done))
             if progress is not None:
                 progress("activation matching", done + 1, total)
@@ -185,6 +187,11 @@ def activation_matching(
         by_group,
         {group: statistics.samples(group) for group in spec.groups},
     )
+
+
+def _taken(waiting: list[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    while waiting:
+        yield waiting.pop(0)
 
 
 class _Operators:
@@ -205,7 +212,7 @@ class _Operators:
             told = [traced.shown(site) if isinstance(site, ActivationSite) else site for site in sites]
             clear[group] = tuple(site for site in told if site is not None)
         bare = bare_groups(self._spec, clear)
-        found = traced.find(bare) if bare else {}
+        found = traced.find(bare, inputs) if bare else {}
         return clear | {group: found.get(group) or by_group[group] for group in bare}
 
     def fitting(self, sites: Iterable[OperatorSite], inputs: Any) -> dict[OperatorSite, OperatorSite]:
@@ -215,7 +222,7 @@ class _Operators:
         if traced is None:
             return {}
         if id(traced) not in self._fits:
-            found = traced.find([site.group for site in wanted.values()])
+            found = traced.find([site.group for site in wanted.values()], inputs)
             self._fits[id(traced)] = {
                 wanted[s.where]: s for several in found.values() for s in several if s.where in wanted
             }

@@ -133,7 +133,7 @@ class TracedSites:
         from rebasin_fast.tracing.assemble import written
         from rebasin_fast.tracing.capture import captured
 
-        self._model, self._inputs = model, inputs
+        self._model = model
         self._capture = captured(model, (inputs,), {})
         self._traced, layout_of = written(self._capture)
         self._names = _names_in(spec, self._traced)
@@ -155,8 +155,8 @@ class TracedSites:
             return replace(site, axis=carrying[0][0])
         return site if site.axis is not None and carrying[0] == (site.axis % len(value.axes),) else None
 
-    def find(self, groups: Iterable[str]) -> dict[str, tuple[OperatorSite, ...]]:
-        """Find for groups of the spec tensors that operators make.
+    def find(self, groups: Iterable[str], inputs: Any) -> dict[str, tuple[OperatorSite, ...]]:
+        """Find for groups of the spec tensors that operators make, with inputs of the traced shape.
 
         Best is a tensor on whose other axes nothing is permuted, made by a layer; then any such tensor; then what such
         a tensor gives when multiplied by a parameter (experts in one array); then one with other groups on it, of
@@ -164,7 +164,7 @@ class TracedSites:
         """
         among = set(groups)
         wanted = {theirs for theirs, ours in self._names.items() if ours in among}
-        really = _shapes_of_a_run(self._model, self._inputs)
+        really = _shapes_of_a_run(self._model, inputs)
         found: dict[str, OperatorSite] = {}
         ranked: dict[str, int] = {}
         results = [made for made in self._capture.results if really.get(_key(made)) == made.value.shape]
