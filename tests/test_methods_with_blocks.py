@@ -19,11 +19,13 @@ from rebasin_fast import (
     match_blocks,
     merge_many,
     random_permutation,
+    repair,
     straight_through,
     weight_matching,
 )
 from rebasin_fast._modules import removed_afterwards
 from rebasin_fast._projection import MatchedAnew, projection_for
+from rebasin_fast.operator_sites import OperatorSite
 from rebasin_fast.permute import identity_permutation, validate_permutation
 from rebasin_fast.sites import watch
 
@@ -244,17 +246,67 @@ def test_projections_of_attention_are_those_it_works_with(widths, bias):
     torch.testing.assert_close(attention.out_proj(got), want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("name", "lost"),
-    [("attention: grouped queries", "'q'"), ("recurrent: GRU, deep, both ways", "rnn"), ("mixtures: looked up", "")],
-)
-def test_groups_that_no_tensor_shows_are_named(name, lost):
+INSIDE = {
+    "attention: grouped queries": "aten::bmm",  # scores: query heads within those of keys and values
+    "attention: multi-query": "aten::bmm",
+    "attention: norm of queries and keys": "aten::addmm",
+    "recurrent: GRU, deep, both ways": "aten::bmm",
+    "recurrent: LSTM with projection": "aten::bmm",
+    "mixtures: looked up": "times 'up'",  # every expert is asked, not those alone that a token is sent to
+    "mixtures: all experts": "aten::bmm",
+    "shapes: distances": "aten::_cdist_forward",
+    "shapes: mixer": "aten::bmm",  # hidden units of tokens: their mean over the channels of the stream
+    "norms: weight norm": "aten::addmm",
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_units_that_modules_do_not_show_are_seen_in_operators(name):
     case = traced_models.ALL[name]
-    model = case.make()
-    spec = PermutationSpec.from_module(model, torch.zeros(case.shape))
-    a = model.state_dict()
-    with pytest.raises(ValueError, match=rf"sites leaves the groups \[.*{lost}.*\] without a tensor"):
-        activation_matching(spec, model, a, a, [torch.zeros(case.shape)])
+    model = models.randomise(case.make().double(), seed=0).eval()
+    spec = PermutationSpec.from_module(model, torch.zeros(case.shape, dtype=torch.float64))
+    x = torch.randn(40, *case.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    b = apply_permutation(spec, random_permutation(spec, seed=1), a)
+    found = activation_matching(spec, model, a, b, x.split(25), sites="output")  # batches of two shapes
+    assert_equal(apply_permutation(spec, found.permutation, b), a)
+    inside = [site for sites in found.sites.values() for site in sites if isinstance(site, OperatorSite)]
+    assert any(INSIDE[name] in str(site) for site in inside), list(map(str, inside))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_units_inside_are_found_for_a_spec_in_other_names():
+    """The trace's groups are told by where they lie; a group that is none of the trace's has no site."""
+    case = traced_models.ALL["recurrent: GRU, deep, both ways"]
+    model = models.randomise(case.make().double(), seed=0).eval()
+    traced = PermutationSpec.from_module(model, torch.zeros(case.shape, dtype=torch.float64))
+    names = {group: f"G{i}" for i, group in enumerate(traced.groups)}
+    axes = {p: tuple(_renamed(entry, names) for entry in es) for p, es in traced.to_axes_to_perm().items()}
+    spec = PermutationSpec.from_axes_to_perm(axes, sizes={names[g]: n for g, n in traced.sizes.items()})
+    x = torch.randn(20, *case.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    b = apply_permutation(spec, random_permutation(spec, seed=1), a)
+    found = activation_matching(spec, model, a, b, [x])
+    assert_equal(apply_permutation(spec, found.permutation, b), a)
+
+
+def _renamed(entry, names):
+    if isinstance(entry, str):
+        return " ".join(names.get(word, word) for word in entry.split())
+    return (names[entry[0]], *entry[1:]) if isinstance(entry, tuple) else entry
+
+
+def test_groups_that_nothing_shows_are_named():
+    """Only weights meet one another there: a factor of two ranks."""
+    case = traced_models.ALL["shapes: low rank"]
+    model = models.randomise(case.make().double(), seed=0).eval()
+    spec = PermutationSpec.from_module(model, torch.zeros(case.shape, dtype=torch.float64))
+    found = activation_matching(spec, model, model.state_dict(), model.state_dict(), [torch.randn(9, 5).double()])
+    assert {str(site) for site in found.sites["a"]} == {"result of aten::gelu (0) in 'Apply' times 'a.weight'"}
+    with pytest.raises(ValueError, match=r"sites leaves the groups \['a'\] without a tensor"):
+        activation_matching(
+            spec, model, model.state_dict(), model.state_dict(), [], sites={"inp": ["inp"], "out": ["inp"]}, prove=False
+        )
 
 
 def test_sites_that_are_named_stand_in():
@@ -329,3 +381,24 @@ def test_a_proof_does_not_change_what_is_found():
     assert with_proof.samples == without.samples
     one, other = (straight_through(spec, model, a, b, batches, epochs=2, prove=prove) for prove in (True, False))
     assert one.losses == other.losses
+
+
+@pytest.mark.parametrize("name", ["attention: fused, split", "attention: separate", "norms: GroupNorm"])
+def test_repair_of_units_in_blocks(name):
+    """With the endpoints' own parameters merged, nothing is to repair; scaled ones come back as they were."""
+    case = traced_models.ALL[name]
+    model = models.randomise(case.make().double(), seed=0).eval()
+    spec = PermutationSpec.from_module(model, torch.zeros(case.shape, dtype=torch.float64))
+    x = torch.randn(50, *case.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert any(site.entries or site.block > 1 or spec.blocks for site in activation_sites(spec, model, "output"))
+    unchanged = repair(spec, model, a, [a, a], [x])
+    shrunk = {name: tensor.clone() for name, tensor in a.items()}
+    for site in activation_sites(spec, model, "output"):
+        rows = slice(None) if site.entries is None else list(site.entries)
+        for part in ("weight", "bias"):
+            shrunk[f"{site.module}.{part}"][rows] *= 0.5
+    repaired = repair(spec, model, shrunk, [a, a], [x])
+    for name, tensor in a.items():
+        torch.testing.assert_close(unchanged[name], tensor, rtol=1e-8, atol=1e-10, msg=name)
+        torch.testing.assert_close(repaired[name], tensor, rtol=1e-8, atol=1e-10, msg=name)

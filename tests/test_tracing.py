@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import models
+import more_models
 import traced_models
 from rebasin_fast import PermutationSpec
 
@@ -32,9 +33,12 @@ def groups_of(spec: PermutationSpec) -> Counter[str]:
     return Counter(found)
 
 
-@pytest.mark.parametrize("name", traced_models.ALL)
+CASES = traced_models.ALL | more_models.MORE
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_function_is_preserved_and_the_groups_are_those_expected(name: str) -> None:
-    case = traced_models.ALL[name]
+    case = CASES[name]
     model = models.randomise(case.make(), seed=0).double().eval()
     x = torch.randn(case.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     spec = PermutationSpec.from_module(model, x)
@@ -43,3 +47,4 @@ def test_function_is_preserved_and_the_groups_are_those_expected(name: str) -> N
     proof = spec.prove(model, x, rtol=1e-9)
     assert proof, str(proof)
     assert groups_of(spec) == Counter(case.groups.split())
+    assert bool(spec.report().warnings) == (name == "a branch on a value")

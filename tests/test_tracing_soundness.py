@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
 from rebasin_fast import PermutationSpec, apply_permutation, random_permutation, resnet20, resnet50, vgg16
 from rebasin_fast.architectures import mlp
+from rebasin_fast.tracing.known import digits_of
+from test_tracing import groups_of
 from traced_models import Apply, around
 
 
@@ -133,8 +140,9 @@ SILENT = {
     ),
 }
 
-STILL_FREE = {"one that writes in place", "a view of equal elements that is written to"}
-"""Where the first layer's units are free all the same: before another layer, or in two halves that go together."""
+STILL_FREE = {"one that writes in place", "a view of equal elements that is written to", "reading by index"}
+"""Where the first layer's units are free all the same: before another layer, in two halves that go together, or those
+that are read as a part."""
 
 
 def _with_buffer() -> nn.Module:
@@ -308,13 +316,131 @@ def test_a_hundred_layers_on_the_meta_device_() -> None:
 # ---- what cannot be traced, and proofs --------------------------------------------------------------------------
 
 
-def test_a_path_that_depends_on_values_is_an_error_that_says_where() -> None:
-    class Branch(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x if x.sum() > 0 else -x
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
 
-    with pytest.raises(ValueError, match=r"cannot be traced: .* depends on the values of a tensor\) in 1"):
-        trace(nn.Sequential(nn.Linear(4, 6), Branch()), 3, 4)
+
+def test_a_path_that_depends_on_values_is_followed_with_a_warning(tmp_path: Path) -> None:
+    model = models.randomise(nn.Sequential(nn.Linear(4, 6), Branch(), nn.Linear(6, 2)), seed=0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    spec = trace(model, 3, 4)
+    (warning,) = spec.report().warnings
+    assert "depends on values" in warning
+    assert f"warning: {warning}" in str(spec.report())
+    assert set(spec.groups) == {"0"}
+    assert spec.prove(model, torch.randn(3, 4))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    spec.save(tmp_path / "spec.json")
+    assert PermutationSpec.load(tmp_path / "spec.json").report().warnings == (warning,)
+
+
+def test_without_values_such_a_path_is_an_error_that_says_where() -> None:
+    with pytest.raises(ValueError, match=r"cannot be traced: .* depends on the values of a tensor; .*\) in 1"):
+        trace(nn.Sequential(nn.Linear(4, 6), Branch()).to("meta"), 3, 4)
+
+
+LEAVING: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "numbers read by tolist": lambda m, h: h + sum(h.sum(0).tolist()[:3]),
+    "numbers read by numpy": lambda m, h: h + float(h.detach().numpy()[:, :2].sum()),
+    "aten._local_scalar_dense": lambda m, h: h + float(h[0].argmax()),
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+def test_numbers_that_leave_the_tensors_freeze_what_they_depend_on(how: str) -> None:
+    torch.manual_seed(0)
+    model = around(LEAVING[how]).double()
+    spec = PermutationSpec.from_module(model, torch.randn(3, 5, dtype=torch.float64))
+    assert not spec.groups
+    assert how in {axis.operator for axis in spec.report().frozen}
+
+
+def test_a_number_that_no_order_changes_freezes_nothing() -> None:
+    model = around(lambda m, h: h * float(h.abs().max()))
+    assert groups_of(PermutationSpec.from_module(model, torch.randn(3, 5))) == Counter(["12"])
+
+
+# ---- positions that are known -----------------------------------------------------------------------------------
+
+ROLLED = torch.tensor([4, 5, 6, 7, 8, 9, 10, 11, 0, 1, 2, 3])
+
+
+def _changed_indices(m: Any, h: Tensor) -> Tensor:
+    index = torch.arange(12)
+    index[:6] += 6
+    index[6:] -= 6
+    return h[:, index]
+
+
+def _indices_of_values(m: Any, h: Tensor) -> Tensor:
+    index = torch.arange(12)
+    part = index[2:]
+    part[:] = h.sum(0)[2:].argsort() + 1
+    return h[:, index]
+
+
+KNOWN: dict[str, tuple[Callable[[Any, Tensor], Tensor], int, str]] = {
+    "one of three": (lambda m, h: h.view(-1, 3, 4)[:, [-2]].flatten(1), 4, "4"),
+    "halves swapped": (lambda m, h: h[:, [*range(6, 12), *range(6)]], 12, "6 6"),
+    "a constant tensor": (lambda m, h: h[:, ROLLED], 12, "4 8"),
+    "shuffled": (lambda m, h: h.index_select(1, torch.arange(12).view(3, 4).t().reshape(-1)), 12, "3 12/3"),
+    "every one twice": (lambda m, h: h[:, torch.arange(12).repeat_interleave(2)], 24, "12"),
+    "all of it twice": (lambda m, h: h[:, torch.arange(12).repeat(2)], 24, "12"),
+    "every other": (lambda m, h: h[:, torch.arange(0, 12, 2)], 6, "6"),
+    "in two axes": (lambda m, h: h[:, torch.arange(12).view(3, 4)].sum(1), 4, "4 12/4"),
+    "indices that were changed": (_changed_indices, 12, "6 6"),
+    "backwards": (lambda m, h: h[:, torch.arange(11, -1, -1)], 12, ""),
+    "in no order": (lambda m, h: h[:, [3, 1, 4, 0, 5, 9, 2, 6, 8, 7, 11, 10]], 12, ""),
+    "indices that depend on values": (_indices_of_values, 12, ""),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_positions_known_beforehand_leave_what_symmetries_there_are(name: str) -> None:
+    read, after, groups = KNOWN[name]
+    model = models.randomise(around(read, after=after).double(), seed=0)
+    x = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    spec = PermutationSpec.from_module(model, x)
+    proof = spec.prove(model, x, rtol=1e-9, trials=8)
+    assert proof, str(proof)
+    assert groups_of(spec) == Counter(groups.split())
+    assert not spec.report().warnings
+
+
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=24))
+@settings(max_examples=60, deadline=None)
+def test_digits_make_the_positions_again(positions: list[int]) -> None:
+    digits = digits_of(np.array(positions))
+    if digits is not None:
+        again = np.array([positions[0]])
+        for count, step in digits:
+            again = (again[:, None] + step * np.arange(count)).ravel()
+        assert again.tolist() == positions
+
+
+def test_an_operator_of_which_only_the_shape_is_used_binds_nothing() -> None:
+    def shaped(m: Any, h: Tensor) -> Tensor:
+        return h * h[:, -1].shape[0]
+
+    spec = PermutationSpec.from_module(around(shaped), torch.zeros(3, 5))
+    assert groups_of(spec) == Counter(["12"])
+
+
+def test_what_methods_have_cached_is_forgotten() -> None:
+    class Cached(nn.Module):
+        @staticmethod
+        @functools.lru_cache
+        def table(size: int) -> Tensor:
+            return torch.ones(size)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.table(x.shape[-1])
+
+    model = nn.Sequential(nn.Linear(4, 6), Cached(), nn.Linear(6, 2))
+    spec = trace(model, 3, 4)
+    assert type(Cached.table(6)) is Tensor
+    assert spec.prove(model, torch.randn(3, 4))
 
 
 def test_a_forward_pass_that_fails_is_an_error() -> None:

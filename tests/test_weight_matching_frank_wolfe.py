@@ -156,3 +156,19 @@ def test_parameters_in_three_groups_are_refused_by_name():
     with pytest.raises(ValueError, match="'w' has 3 groups on its axes; expected at most two"):
         weight_matching(spec, a, b, method="frank_wolfe")
     assert weight_matching(spec, a, b).converged
+
+
+def test_coordinate_descent_begins_a_few_steps_from_the_barycentre():
+    spec = mlp(WIDTHS)
+    a = draw(1)
+    planted = random_permutation(spec, seed=3)
+    found = weight_matching(spec, a, apply_permutation(spec, planted, a), init="barycentre")
+    assert all(np.array_equal(found.permutation[group], p) for group, p in invert(planted).items())
+    unrelated = [weight_matching(spec, a, draw(2), init="barycentre", seed=seed) for seed in (0, 0)]
+    one, again = unrelated
+    assert 1 <= one.stats.steps <= 8
+    assert one.converged
+    assert all(np.array_equal(one.permutation[group], again.permutation[group]) for group in spec.groups)
+    P = {group: np.eye(len(p))[p] for group, p in one.permutation.items()}
+    assert one.objective[-1] == pytest.approx(dense_objective(a, draw(2), P))
+    assert list(one.objective) == sorted(one.objective)

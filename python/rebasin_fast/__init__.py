@@ -26,6 +26,7 @@ from rebasin_fast.lap import (
     solve_assignment,
 )
 from rebasin_fast.merge_many import MergeMany, merge_many
+from rebasin_fast.operator_sites import OperatorSite
 from rebasin_fast.permute import (
     Permutation,
     apply_permutation,
@@ -86,6 +87,7 @@ __all__ = [  # in the order of the data flow
     "activation_matching",
     "ActivationMatching",
     "activation_sites",
+    "OperatorSite",
     "ActivationSite",
     "straight_through",
     "StraightThrough",

@@ -151,7 +151,8 @@ def repair(
         The endpoints' shares in the merge; they add up to 1. By default equal ones.
     sites : sequence of ActivationSite, optional
         Module outputs to repair; by default those of `activation_sites`: norms where there are any, dense and
-        convolutional layers elsewhere. A batch norm is repaired on top of its running statistics.
+        convolutional layers elsewhere, at their entries where units lie in blocks or groups share an axis, but not what
+        `torch.nn.MultiheadAttention` projects inside. A batch norm is repaired on top of its running statistics.
     process_group : torch.distributed.ProcessGroup, optional
         Each rank passes its own share of the batches; all get the same parameters.
     progress : callable, optional
@@ -182,8 +183,8 @@ def repair(
     True
     """
     shares = _shares(endpoints, weights)
-    spec.validate(merged, "merged")
-    chosen = activation_sites(spec, model, "output") if sites is None else tuple(sites)
+    spec.validate(merged, "merged", matching=False)
+    chosen = _sites_to_correct(spec, model) if sites is None else tuple(sites)
     axes = {site: _output_axis(model, site) for site in chosen}
     sizes, ranks = spec.group_sizes(merged), Ranks(process_group)
     batches = list(batches) if isinstance(batches, Iterator) else batches
@@ -246,12 +247,13 @@ def _observed(
             return None
         batch = Moments(units, samples.device)
         batch.update(samples)
+        axis = site.axis_in(tensor, units)
         scale, shift = (
-            values.repeat_interleave(site.block).to(tensor.dtype)
-            for values in _correction(batch.mean, batch.deviation(), *target[site])
+            values.to(tensor.dtype)
+            for values in _spread(site, tensor.shape[axis], *_correction(batch.mean, batch.deviation(), *target[site]))
         )
         shape = [1] * tensor.ndim
-        shape[site.axis_in(tensor, units)] = -1
+        shape[axis] = -1
         return tensor * scale.view(shape) + shift.view(shape)
 
     with in_mode(model, training=False), removed_afterwards(watch(model, moments, seen)):
@@ -269,16 +271,31 @@ def _correction(mean: Any, deviation: Any, wanted_mean: Any, wanted_deviation: A
     return scale, wanted_mean - scale * mean
 
 
-def _fold(
-    params: Parameters, state: Mapping[str, Any], site: ActivationSite, axis: int, scale: Any, shift: Any
-) -> None:
-    """Put scale and shift of a module's output into its weight, whose outputs lie on `axis`, and its bias."""
+def _spread(site: ActivationSite, length: int, scale: Any, shift: Any) -> tuple[Any, Any]:
+    """Return scale and shift of every entry on a site's axis, from those of its units; other entries stay."""
+    torch = require("torch", "torch")
     scale, shift = scale.repeat_interleave(site.block), shift.repeat_interleave(site.block)
+    if site.entries is None:
+        return scale, shift
+    places = torch.tensor(site.entries, device=scale.device)
+    return scale.new_ones(length).index_copy(0, places, scale), shift.new_zeros(length).index_copy(0, places, shift)
+
+
+def _sites_to_correct(spec: PermutationSpec, model: torch.nn.Module) -> tuple[ActivationSite, ...]:
+    """Return the outputs of modules; projections inside attention are none, their weights lie in one array."""
+    return tuple(site for site in activation_sites(spec, model, "output") if site.side == "output")
+
+
+def _fold(params: Parameters, state: dict[str, Any], site: ActivationSite, axis: int, scale: Any, shift: Any) -> None:
+    """Put scale and shift of a module's output into its weight, whose outputs lie on `axis`, and its bias."""
     weight, bias = (state[_joined(site.module, part)].double() for part in ("weight", "bias"))
+    scale, shift = _spread(site, weight.shape[axis], scale, shift)
     shape = [1] * weight.ndim
     shape[axis] = -1
-    _put(params, _joined(site.module, "weight"), weight * scale.view(shape))
-    _put(params, _joined(site.module, "bias"), bias * scale + shift)
+    # Into `state` as well: several groups may lie on one module's output, each at entries of its own.
+    for part, value in (("weight", weight * scale.view(shape)), ("bias", bias * scale + shift)):
+        state[_joined(site.module, part)] = value
+        _put(params, _joined(site.module, part), value)
 
 
 def _output_axis(model: torch.nn.Module, site: ActivationSite) -> int:

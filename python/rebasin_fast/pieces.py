@@ -80,6 +80,11 @@ def pieces_of(spec: PermutationSpec, param: str, array: Array) -> list[Piece]:
     return [Piece(param, part, labels) for part, labels in found]
 
 
+def unit_chain(spec: PermutationSpec, group: str) -> tuple[str | None, ...]:
+    """Return the labels of the axes that all units of a group make: its ancestors, then itself."""
+    return _chain(group, spec.structure)[0]
+
+
 def places_of_units(spec: PermutationSpec, layout: Layout) -> Iterator[tuple[str, IndexArray]]:
     """Yield groups of which a layout has all units, and where: positions of shape (units, entries of a unit).
 

@@ -170,7 +170,8 @@ class _Check:
 
         args, kwargs = self._args
         with self._torch.no_grad(), untouched(self._model), _quiet_generator(self._torch):
-            outputs = self._torch.func.functional_call(self._model, {**state, **self._rest}, args, kwargs)
+            state = {**state, **self._rest}  # tied weights may be separate arrays in a state dict
+            outputs = self._torch.func.functional_call(self._model, state, args, kwargs, tie_weights=False)
         return [tensor for _, tensor in tensors_in(self._torch, outputs, "output")]
 
 

@@ -42,10 +42,11 @@ class FrozenAxis:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a traced spec comes from: its frozen axes, and the operators (with modules) that had no rule."""
+    """Where a traced spec comes from: its frozen axes, the operators (with modules) that had no rule, and warnings."""
 
     frozen: tuple[FrozenAxis, ...] = ()
     unknown_operators: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,14 @@ class SpecReport:
         Every fixed axis of a traced spec with what froze it; empty for specs that were written down.
     unknown_operators : tuple of (str, str)
         ATen operators that the tracer has no rule for, and the modules they ran in. They froze what they touched.
+    warnings : tuple of str
+        What to know before the spec is used with other inputs.
     """
 
     groups: tuple[GroupReport, ...]
     frozen: tuple[FrozenAxis, ...]
     unknown_operators: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -99,6 +103,7 @@ class SpecReport:
         if self.unknown_operators:
             yield f"operators without a rule: {len(self.unknown_operators)}"
             yield from (f"  {operator} in {module or '?'}" for operator, module in self.unknown_operators)
+        yield from (f"warning: {warning}" for warning in self.warnings)
 
 
 def report_of(spec: PermutationSpec, origin: Origin | None) -> SpecReport:
@@ -108,4 +113,4 @@ def report_of(spec: PermutationSpec, origin: Origin | None) -> SpecReport:
         GroupReport(name, sizes.get(name), spec.blocks.get(name), members) for name, members in spec.groups.items()
     )
     origin = origin or Origin()
-    return SpecReport(groups, origin.frozen, origin.unknown_operators)
+    return SpecReport(groups, origin.frozen, origin.unknown_operators, origin.warnings)

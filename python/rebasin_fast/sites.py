@@ -194,7 +194,7 @@ def activation_sites(spec: PermutationSpec, model: torch.nn.Module, side: Side =
 def sites_by_group(
     spec: PermutationSpec, model: torch.nn.Module, sites: Sites
 ) -> dict[str, tuple[ActivationSite, ...]]:
-    """Return for every group of `spec` its sites in `model`, found or as given; the least of blocks have one.
+    """Return for every group of `spec` its sites in `model`, found or as given; some may have none if they are found.
 
     Raises
     ------
@@ -214,14 +214,24 @@ def sites_by_group(
         unknown = [site.module for given in by_group.values() for site in given if site.module not in known]
         if unknown:
             raise ValueError(f"sites names the modules {unknown}, which the model does not have; it has {list(known)}")
+    if not isinstance(sites, str):
+        require_sites(spec, by_group)
+    return by_group
+
+
+def bare_groups(spec: PermutationSpec, by_group: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return the groups that have no site and need one."""
     parents = set(spec.blocks.values())
-    bare = [group for group in spec.groups if not by_group[group] and group not in parents]
-    if bare:
+    return [group for group in spec.groups if not by_group[group] and group not in parents]
+
+
+def require_sites(spec: PermutationSpec, by_group: Mapping[str, Sequence[Any]]) -> None:
+    """Raise a ValueError if a group has no site and needs one."""
+    if bare := bare_groups(spec, by_group):
         raise ValueError(
             f"sites leaves the groups {bare} without a tensor that carries them; expected one or more. What no known "
             "kind of module reads or writes, a mapping can name"
         )
-    return by_group
 
 
 def watch(
@@ -335,7 +345,7 @@ def _writes(module: Any) -> tuple[int, int | None] | None:
         return 0, 1
     # Classes derived from layer norm may normalise another axis than the last: its place is read off the tensor.
     if type(module) in _last_axis_norms():
-        return 0, -1
+        return 0, -module.weight.ndim
     return (0, None) if isinstance(module, _last_axis_norms()) else None
 
 

@@ -194,8 +194,8 @@ class PermutationSpec:
         Parameters
         ----------
         model : torch.nn.Module
-            On any device, the meta device included; not modified. It is traced in evaluation mode. Its path through
-            the code must not depend on the values of tensors.
+            On any device, the meta device included; not modified. It is traced in evaluation mode. Where its path
+            through the code depends on the values of tensors, it runs with its own and those of the example.
         example_inputs : tensor, tuple, list or mapping
             What it is called with: one tensor, positional arguments, or keyword arguments. Values do not matter, shapes
             do: lengths that may differ in use are best not 1, and not equal to one another.
@@ -207,10 +207,11 @@ class PermutationSpec:
 
         Notes
         -----
-        The spec is one of the path the example takes. Parameters that it does not use are frozen, and listed in the
-        report as such; what another path would do with them, nobody has seen. Tensors of a key/value cache of
-        transformers are not counted among the outputs. Where equal values are ranked (``argmax``, ``topk``), the first
-        of them wins, so hidden units whose activations tie exactly may be chosen otherwise after a permutation.
+        The spec is one of the path the example takes; `report` warns where values decided on it. Parameters that it
+        does not use are frozen, and listed in the report as such; what another path would do with them, nobody has
+        seen. Tensors of a key/value cache of transformers are not counted among the outputs. Where equal values are
+        ranked (``argmax``, ``topk``), the first of them wins, so hidden units whose activations tie exactly may be
+        chosen otherwise after a permutation.
 
         Raises
         ------

@@ -29,6 +29,7 @@ def to_json(spec: PermutationSpec) -> str:
     if origin is not None:
         sections["frozen"] = _Rows(_by_reason(origin.frozen))
         sections["unknown_operators"] = _Rows(list(one) for one in origin.unknown_operators)
+        sections["warnings"] = _Rows(list(origin.warnings))
     body = ",\n".join(f"  {json.dumps(name)}: {_text(value)}" for name, value in sections.items())
     return f"{{\n{body}\n}}\n"
 
@@ -70,7 +71,7 @@ def from_json(text: str, name: str) -> PermutationSpec:
         for param, axis, length in entry["axes"]
     )
     unknown = tuple((operator, module) for operator, module in content.get("unknown_operators", ()))
-    return spec.with_origin(Origin(frozen, unknown))
+    return spec.with_origin(Origin(frozen, unknown, tuple(content.get("warnings", ()))))
 
 
 class _Lines(dict[str, Any]):

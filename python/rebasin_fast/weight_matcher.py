@@ -26,6 +26,7 @@ ComputeDtype: TypeAlias = Literal["float64", "float32", "bfloat16"]
 DEFAULT_CACHE_BYTES = 1 << 30
 
 _FRANK_WOLFE_STEPS = 100
+_FIRST_STEPS = 8  # from the barycentre, before coordinate descent goes on
 _FRANK_WOLFE_RTOL = 1e-5  # of the objective; what is left coordinate descent gains quicker
 
 
@@ -151,8 +152,9 @@ class WeightMatcher:
         """Match B to A; parameters, result and errors are those of `weight_matching`."""
         began = time.perf_counter()
         check_options(method, n_starts, seed, max_sweeps, rtol)
-        if method == "frank_wolfe":
-            self._check_frank_wolfe()
+        at_barycentre = isinstance(init, str) and init == "barycentre"
+        if method == "frank_wolfe" or at_barycentre:
+            self._check_frank_wolfe("method is 'frank_wolfe'" if method == "frank_wolfe" else "init is 'barycentre'")
         self._cache.counts, self._solver.counts = CostCounts(), SolverCounts()
         start, steps = self._start(init, method, progress)
         orders = visiting_orders(seed, n_starts)
@@ -166,11 +168,11 @@ class WeightMatcher:
 
     def _start(self, init: Any, method: MatchingMethod, progress: Progress | None) -> tuple[dict[str, Index], int]:
         """Return where coordinate descent begins, in kind, and how many Frank-Wolfe steps have led there."""
-        if method == "coordinate_descent":
-            if isinstance(init, str) and init == "barycentre":
-                raise ValueError("init is 'barycentre'; expected that with method='frank_wolfe' only")
+        at_barycentre = isinstance(init, str) and init == "barycentre"
+        if method == "coordinate_descent" and not at_barycentre:
             return self._vertex("propagate" if init is None else init, progress), 0
-        inside = init is None or (isinstance(init, str) and init == "barycentre")
+        at_most = _FRANK_WOLFE_STEPS if method == "frank_wolfe" else _FIRST_STEPS
+        inside = init is None or at_barycentre
         start = None if inside else self._vertex(init, progress)
         # Beside the matrices of iterates there must be room for those of vertices.
         left = self._max_cache_bytes - self._cache.all_bytes
@@ -179,7 +181,7 @@ class WeightMatcher:
             cache.forget()
             cache = CostCache(self._pair, left, self._compute_dtype)
             cache.counts = self._cache.counts
-        steps = FrankWolfe(cache, self._solver, self._pair.sizes, _FRANK_WOLFE_RTOL, _FRANK_WOLFE_STEPS, progress)
+        steps = FrankWolfe(cache, self._solver, self._pair.sizes, _FRANK_WOLFE_RTOL, at_most, progress)
         return steps.run(start), steps.steps
 
     def _vertex(self, init: Any, progress: Progress | None) -> dict[str, Index]:
@@ -222,17 +224,17 @@ class WeightMatcher:
         """Return what sweeps are held against: sums of differences of bfloat16 products are not to be believed."""
         return self._pair.objective if self._coarse else None
 
-    def _check_frank_wolfe(self) -> None:
+    def _check_frank_wolfe(self, what: str) -> None:
         for param, matched in self._pair.arrays.items():
             if matched.degree > 2:
                 raise ValueError(
-                    f"method is 'frank_wolfe', and {param!r} has {matched.degree} groups on its axes; expected at most "
-                    "two, or method='coordinate_descent'"
+                    f"{what}, and {param!r} has {matched.degree} groups on its axes; expected at most two, or "
+                    "method='coordinate_descent' from another start"
                 )
         if self._cache.all_bytes > self._max_cache_bytes:
             raise ValueError(
-                f"max_cache_bytes is {self._max_cache_bytes}; expected at least {self._cache.all_bytes} with "
-                "method='frank_wolfe', which holds a matrix for every group"
+                f"max_cache_bytes is {self._max_cache_bytes}; expected at least {self._cache.all_bytes}, as {what}, "
+                "which holds a matrix for every group"
             )
 
     def _stats(self, outcomes: list[_Outcome], steps: int, seconds: float) -> WeightMatchingStats:

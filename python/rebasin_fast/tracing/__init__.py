@@ -14,7 +14,7 @@ from rebasin_fast._extras import require
 from rebasin_fast.spec import PermutationSpec
 
 from .assemble import spec_of
-from .capture import Capture
+from .capture import captured
 
 __all__ = ["arguments_of", "trace"]
 
@@ -25,7 +25,7 @@ def trace(model: Any, example_inputs: Any) -> PermutationSpec:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
     args, kwargs = arguments_of(example_inputs)
-    return spec_of(Capture(model, args, kwargs))
+    return spec_of(captured(model, args, kwargs))
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rebasin_fast.layout import Axis, Fixed, Layout, ProductAxis, SumAxis, Within, simplified, untold, withins
 from rebasin_fast.report import FrozenAxis, Origin
@@ -13,23 +13,33 @@ from .blocks import parents
 from .capture import Capture
 from .dims import Atom, Dim, Product, Reason, Sum, size_of
 
+_ONE_WAY = (
+    "the model's way through its code depends on values of tensors; the spec is one of the way that the example took, "
+    "with the model's parameters. Prove it on other inputs and parameters"
+)
+
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def spec_of(capture: Capture) -> PermutationSpec:
     """Return the spec of a traced model."""
+    return written(capture)[0]
+
+
+def written(capture: Capture) -> tuple[PermutationSpec, Callable[[Sequence[Dim]], Layout]]:
+    """Return the spec of a traced model, and a function that writes dimensions of its tensors, as one axis."""
     axes = {name: _resolved(capture, name) for name in capture.params}
     _freeze_lone_atoms(capture, axes)
     order = list(
         dict.fromkeys(atom for dims in axes.values() for dim in dims for atom in capture.trace.dims.leaves(dim))
     )
     parent = parents(capture.trace, order)
-    written = _Written(axes, parent)
-    while stray := written.stray():
+    text = _Written(axes, parent)
+    while stray := text.stray():
         # No layout says so: the units then go alike in all blocks.
         parent = {child: above for child, above in parent.items() if child not in stray}
-        written = _Written(axes, parent)
-    layouts = written.layouts
+        text = _Written(axes, parent)
+    layouts = text.layouts
     moved_only = [name for name in capture.params if name in capture.buffers or name.rpartition(".")[2] in _STATISTICS]
     fixed_lengths = {
         (name, i): size_of(dim)
@@ -38,10 +48,14 @@ def spec_of(capture: Capture) -> PermutationSpec:
         if isinstance(simplified(layouts[name][i]), Fixed)
     }
     spec = PermutationSpec(
-        layouts, sizes=written.sizes, moved_only=moved_only, fixed_lengths=fixed_lengths, blocks=written.blocks
+        layouts, sizes=text.sizes, moved_only=moved_only, fixed_lengths=fixed_lengths, blocks=text.blocks
     )
     unknown = tuple(dict.fromkeys((reason.operator, reason.module) for reason in capture.trace.unknown))
-    return spec.with_origin(Origin(tuple(_frozen_axes(axes)), unknown))
+    resolve = capture.trace.dims.resolve
+    warnings = (_ONE_WAY,) if capture.values else ()
+    return spec.with_origin(Origin(tuple(_frozen_axes(axes)), unknown, warnings)), lambda dims: text.layout(
+        resolve(Product(tuple(dims)))
+    )
 
 
 class _Written:
@@ -51,6 +65,7 @@ class _Written:
         held = _held(parent, axes)
         self._names = _names(axes, parent, held)
         writer = _Writer(self._names, parent)
+        self.layout = writer.layout
         self.layouts = {name: tuple(map(writer.layout, dims)) for name, dims in axes.items()}
         self.sizes = {name: writer.flat_size(atom) for atom, name in self._names.items()}
         self.blocks = {self._names[child]: self._names.get(above, above.size) for child, above in parent.items()}

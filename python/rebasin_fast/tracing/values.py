@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .dims import ONE, Dim, Dims, Product, Reason, Sum, size_of
 
@@ -50,16 +50,20 @@ class Value:
     """The axes of one tensor.
 
     `index_of` is the dimension whose positions its elements count, if they do; `alike` is set where all elements are
-    equal; `content` is shared by values with the same elements, each at the positions of the same atoms.
+    equal; `content` is shared by values with the same elements, each at the positions of the same atoms; `from_input`
+    says whether they depend on the model's inputs; `known` holds them as a NumPy array, if they are integers that are
+    the same for all parameters and inputs of these shapes.
     """
 
-    __slots__ = ("alike", "axes", "content", "index_of")
+    __slots__ = ("alike", "axes", "content", "from_input", "index_of", "known")
 
     def __init__(self, axes: Iterable[Axis], index_of: Dim | None = None, alike: Alike | None = None) -> None:
         self.axes = tuple(axes)
         self.index_of = index_of
         self.alike = alike
         self.content = object()
+        self.from_input = False
+        self.known: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:

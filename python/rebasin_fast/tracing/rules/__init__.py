@@ -1,6 +1,18 @@
 """The rules, a file per family of operators; importing this enters all of them."""
 
-from . import contraction, creation, elementwise, indexing, joining, normalization, pooling, recurrent, reduction, views
+from . import (
+    contraction,
+    creation,
+    elementwise,
+    indexing,
+    joining,
+    normalization,
+    pooling,
+    recurrent,
+    reduction,
+    transforms,
+    views,
+)
 
 __all__ = [
     "contraction",
@@ -12,5 +24,6 @@ __all__ = [
     "pooling",
     "recurrent",
     "reduction",
+    "transforms",
     "views",
 ]

@@ -76,7 +76,7 @@ def linear(call: Call) -> Result:
 def convolution(call: Call) -> Result:
     """Channels of the input are (groups x inputs), those of the result (groups x outputs); groups move as blocks.
 
-    Space is frozen, except where the convolution looks at single positions.
+    Space is frozen, except on axes where the convolution looks at single positions.
     """
     batch, channels, *space = call.settled(call["input"])
     first, second, *kernel = call.settled(call["weight"])
@@ -92,9 +92,10 @@ def convolution(call: Call) -> Result:
     call.unify(group, weight_group)
     call.unify(inputs, weight_inputs)
     call.freeze(*kernel)
-    if not _looks_at_single_positions(call, len(space)):
-        call.freeze(*space)
-        space = [call.fixed(length) for length in call.shapes[0][2:]]
+    for i, dim in enumerate(space):
+        if not _looks_at_single_positions(call, i):
+            call.freeze(dim)
+            space[i] = call.fixed(call.shapes[0][2 + i])
     call.mix([batch, group, outputs, *space], [inputs])
     out = Product((group, outputs))
     if call["bias"] is not None:
@@ -102,14 +103,22 @@ def convolution(call: Call) -> Result:
     return call.value([batch, out, *space])
 
 
-def _looks_at_single_positions(call: Call, count: int) -> bool:
-    kernel = [axis for axis in call["weight"].shape[2:] if axis != 1]
+def _looks_at_single_positions(call: Call, axis: int) -> bool:
     same = {"stride": 1, "padding": 0, "output_padding": 0}
-    return not kernel and all(_every(call[name], value, count) for name, value in same.items())
+    return call["weight"].shape[2 + axis] == 1 and all(_on(call[name], axis) == value for name, value in same.items())
 
 
-def _every(setting: Sequence[int], value: int, count: int) -> bool:
-    return all(number == value for number in setting[:count])
+def _on(setting: Sequence[int], axis: int) -> int:
+    return setting[axis] if len(setting) > 1 else setting[0]
+
+
+@rule("aten::linalg_matrix_exp", "aten::matrix_exp")
+def matrix_exponential(call: Call) -> Result:
+    """exp(P A P^T) = P exp(A) P^T."""
+    *lead, rows, columns = call.settled(call["self"])
+    call.unify(rows, columns)
+    call.mix(lead, [rows])
+    return call.value([*lead, rows, rows])
 
 
 @rule("aten::_cdist_forward", "aten::_euclidean_dist", "aten::cdist")

@@ -1,13 +1,15 @@
 """Looking up and writing by index.
 
-Indices count the positions of an axis: it is frozen, unless they are known to count that very axis (the expert with the
-highest score), for then they are permuted with it.
+Positions that are known when the model is traced may be parts or reorderings of an axis (`known`). Other indices count
+the positions of an axis: it is frozen, unless they are known to count that very axis (the expert with the highest
+score), for then they are permuted with it.
 """
 
 from __future__ import annotations
 
 from ..call import Call, Result, axis_of, rule
 from ..dims import Dim
+from ..known import read_at
 from ..values import Value
 
 
@@ -17,6 +19,24 @@ def _counts(call: Call, index: Value, dim: Dim) -> None:
         call.trace.dims.freeze(dim, call.reason)
     else:
         call.unify(index.index_of, dim)
+
+
+def _at_known_places(call: Call, value: Value, axis: int, index: Value) -> Value | None:
+    """Return the value read along an axis at positions that are known; None where that is not so, or does not help."""
+    if index.known is None:
+        return None
+    positions = index.known.reshape(-1)
+    if len(index.shape) == 1 and len(positions) and (positions == positions[0] + range(len(positions))).all():
+        start = axis_of(int(positions[0]), value.shape[axis])
+        part = call.trace.views.part(value, axis, start, start + len(positions), call.reason)
+        return call.value(part.axes, value.index_of)
+    dim = read_at(call, value, axis, positions)
+    if dim is None:
+        return None
+    shape = index.shape
+    places = [dim] if len(shape) == 1 else call.factors(dim, *shape)
+    axes = call.settled(value)
+    return call.value([*axes[:axis], *places, *axes[axis + 1 :]], value.index_of)
 
 
 def _same_size(call: Call, index: Value, dim: Dim) -> bool:
@@ -49,8 +69,10 @@ def embedding_bag(call: Call) -> Result:
 
 @rule("aten::index_select", indices=True)
 def index_select(call: Call) -> Result:
+    axis = axis_of(call["dim"], len(call["self"].axes))
+    if known := _at_known_places(call, call["self"], axis, call["index"]):
+        return known
     axes = call.settled(call["self"])
-    axis = axis_of(call["dim"], len(axes))
     if not _same_size(call, call["index"], axes[axis]):
         return None
     _counts(call, call["index"], axes[axis])
@@ -62,8 +84,11 @@ def index_select(call: Call) -> Result:
 @rule("aten::index", indices=True)
 def index(call: Call) -> Result:
     """Advanced indexing: the indexed axes give way to those of the indices, where numpy puts them."""
-    axes, indices = call.settled(call["self"]), call["indices"]
+    indices = call["indices"]
     used = [i for i, one in enumerate(indices) if one is not None]
+    if len(used) == 1 and (known := _at_known_places(call, call["self"], used[0], indices[used[0]])):
+        return known
+    axes = call.settled(call["self"])
     if not all(_same_size(call, indices[i], axes[i]) for i in used):
         return None
     for i in used:

@@ -9,7 +9,7 @@ from ..dims import Dim, Sum
 from ..values import Axis, Base, Factor, Value
 
 
-@rule("aten::cat", "aten::concat")
+@rule("aten::cat", "aten::concat", indices=True)
 def cat(call: Call) -> Result:
     # A tensor of shape (0,) goes with anything, for the sake of old code.
     values: list[Value] = [value for value in call["tensors"] if value.shape != (0,)]
@@ -23,7 +23,12 @@ def cat(call: Call) -> Result:
             for row in rows[1:]:
                 call.unify(dim, row[i])
     out[axis] = Sum(tuple(row[axis] for row in rows))
-    return call.value(out)
+    counted = [value.index_of for value in values if value.index_of is not None]
+    if counted and (len(counted) < len(values) or len({call.size(dim) for dim in counted}) > 1):
+        return None
+    for dim in counted[1:]:
+        call.unify(counted[0], dim)
+    return call.value(out, counted[0] if counted else None)
 
 
 @rule("aten::stack")
@@ -62,11 +67,14 @@ def pad(call: Call) -> Result:
 
 
 def _padded(call: Call, value: Value, pads: Sequence[int]) -> Result:
-    if min(pads, default=0) < 0:
-        return None
+    for k in range(len(pads) // 2):
+        before, after = (max(0, -pad) for pad in pads[2 * k : 2 * k + 2])
+        axis = len(value.axes) - 1 - k
+        if before or after:  # a negative width cuts
+            value = call.trace.views.part(value, axis, before, value.shape[axis] - after, call.reason)
     axes = call.settled(value)
     for k in range(len(pads) // 2):
-        before, after = pads[2 * k], pads[2 * k + 1]
+        before, after = (max(0, pad) for pad in pads[2 * k : 2 * k + 2])
         ends: list[tuple[Dim, ...]] = [(call.free(size),) if size else () for size in (before, after)]
         if before or after:
             axes[-1 - k] = Sum((*ends[0], axes[-1 - k], *ends[1]))

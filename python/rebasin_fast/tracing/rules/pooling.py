@@ -21,12 +21,29 @@ def _over_space(count: int) -> None:
     @rule(*(f"aten::{name}" for name in _OVER_SPACE[count]))
     def over_space(call: Call) -> Result:
         axes = call.settled(call.tensors()[0])
-        call.freeze(*axes[-count:])
-        # A second result counts positions in space; those are frozen.
-        return [
-            call.value([*axes[:-count], *(call.fixed(size) for size in shape[len(axes) - count :])])
-            for shape in call.shapes
-        ]
+        lead, space = axes[:-count], axes[-count:]
+        out = call.shapes[0][len(lead) :]
+        whole = "adaptive" in call.name and len(call.shapes) == 1  # a second result would count positions
+        over_all = [i for i in range(count) if whole and out[i] == 1]
+        alone = [i for i in range(count) if i not in over_all and _single(call, i, call.size(space[i]) == out[i])]
+        call.mix([*lead, *(space[i] for i in alone)], [space[i] for i in over_all])
+        call.freeze(*(dim for i, dim in enumerate(space) if i not in over_all and i not in alone))
+        # A second result counts positions in space.
+        kept = [space[i] if i in alone and len(call.shapes) == 1 else call.fixed(n) for i, n in enumerate(out)]
+        if len(call.shapes) > 1:
+            call.freeze(*space)
+        return [call.value([*lead, *kept]) for _ in call.shapes]
+
+
+def _single(call: Call, axis: int, same_length: bool) -> bool:
+    """Say whether windows hold one position along an axis of space, and none is left out."""
+    if "adaptive" in call.name:
+        return same_length
+    kernel = call.args.get("kernel_size")
+    if not kernel or not same_length:
+        return False
+    stride, padding = call.args.get("stride") or kernel, call.args.get("padding") or [0]
+    return [setting[axis % len(setting)] for setting in (kernel, stride, padding)] == [1, 1, 0]
 
 
 for _count in _OVER_SPACE:
