@@ -49,6 +49,11 @@ def legend(axes: Any, *, beside: bool = False) -> None:
     axes.legend(frameon=False, fontsize=7.5, **place)
 
 
+def legend_below(figure: Any, axes: Any) -> None:
+    """Explain what is drawn in `axes`, and alike in the others, under all of them."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
 def from_a_to_b(axes: Any) -> None:
     """Mark the horizontal axis as the way from A to B."""
     axes.set_xlim(0.0, 1.0)

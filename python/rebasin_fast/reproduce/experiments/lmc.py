@@ -25,9 +25,10 @@ COLUMNS = (
     "mean test accuracy of A, B",
 )
 
+_ABSENT = "not in the paper"
 _PAPER = {
     ("mlp", "mnist"): "about 0",
-    ("mlp", "fashion_mnist"): "not in the paper",
+    ("mlp", "fashion_mnist"): _ABSENT,
     ("resnet20", "fashion_mnist"): "about 0 on CIFAR-10, at 32 times the width",
     ("vgg16", "fashion_mnist"): "falls with the width, on CIFAR-10",
 }
@@ -63,7 +64,9 @@ def _summarise(measured: Measured[LmcCase]) -> Summary:
         numbers = [(middle(test, what), ends(test, what)) for what in ("loss", "accuracy")]
         (loss, loss_ends), (accuracy, accuracy_ends) = numbers
         rows.append((*names, train["barrier"], test["barrier"], loss, accuracy, loss_ends, accuracy_ends))
-        paper = "a barrier" if case.way == NAIVE else _PAPER[case.recipe.network.kind, case.recipe.dataset]
+        paper = _PAPER[case.recipe.network.kind, case.recipe.dataset]
+        if case.way == NAIVE and paper != _ABSENT:
+            paper = "a barrier"
         beside.append(Beside(f"test barrier, {case.recipe}, {case.way}", test["barrier"], paper))
     return Summary(
         Table(COLUMNS, tuple(rows)),
@@ -96,7 +99,7 @@ def _draw(measured: Measured[LmcCase]) -> Any:
         drawing.label(axes[1, column], y="" if column else "test accuracy")
         for row in (0, 1):
             drawing.from_a_to_b(axes[row, column])
-    drawing.legend(axes[1, 0])
+    drawing.legend_below(figure, axes[1, 0])
     return figure
 
 

@@ -71,6 +71,7 @@ def _draw(measured: Measured[BarrierCase]) -> Any:
         axes[0, column].set_xscale("log", base=2)
         axes[0, column].set_xticks(widths, [str(Fraction(width)) for width in widths])
         axes[0, column].minorticks_off()
+        axes[0, column].set_ylim(bottom=0.0)
     drawing.legend(axes[0, 0])
     return figure
 
