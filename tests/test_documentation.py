@@ -103,7 +103,7 @@ def folder(tmp_path, monkeypatch, call):
 def rebasin_fast_runs(arguments, call):
     """Run a command as documented if all that it reads is there; else see that it exists and has these options."""
     written = {after for option, after in itertools.pairwise(arguments) if option in OUTPUTS}
-    read = [word for word in arguments[1:] if re.search(r"\.[a-z]+$", word) and word not in written]
+    read = [word for word in arguments[1:] if re.search(r"(\.[a-z]+|/)$", word) and word not in written]
     heavy = arguments[0] in {"demo", "bench", "reproduce", "barrier"} or "--model-class" in arguments
     if heavy or not all(Path(name).is_file() for name in read):
         code, out, _ = call(arguments[0], "--help")

@@ -54,7 +54,8 @@ def test_tampering_shows(shape, maximize):
             duals[getattr(answer, name[:3] + "_ind")[5]] += change
             verdict = verify_assignment(cost, replaced(answer, **{name: duals}))
             assert not verdict.optimal
-            assert max(verdict.gap, verdict.violation) >= 0.01 - 1e-9
+            # Half at least: of the longer side's duals part of a change may lie beyond 0, where it is cut off.
+            assert max(verdict.gap, verdict.violation) >= 0.005 - 1e-9
 
 
 def test_violation_of_the_sign_on_the_longer_side():
