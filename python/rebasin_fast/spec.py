@@ -8,32 +8,35 @@ parameter, the group that lies on it.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from ._arrays import Parameters, is_array
+from ._arrays import Parameters
+from ._spec_parts import (
+    AxisEntry,
+    Member,
+    axes_of_entries,
+    check_layouts,
+    checked_axes,
+    checked_blocks,
+    checked_fixed_lengths,
+    checked_moved_only,
+    checked_sizes,
+    entry_of_axis,
+    members_by_group,
+)
+from ._spec_validation import axis_mismatches, counted, name_mismatches, read_sizes, unmatchable
 from .layout import (
     Axis,
     Blocks,
-    Fixed,
     Layout,
-    ProductAxis,
     Structure,
-    SumAxis,
-    Within,
     described,
     groups_in,
-    is_composite,
-    parsed,
     positive_integer,
     renamed,
-    simplified,
-    untold,
-    withins,
 )
 from .report import Origin, SpecReport, report_of
 from .spec_file import from_json, to_json
@@ -43,33 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Axis", "Member", "PermutationSpec", "positive_integer"]
 
-AxisEntry: TypeAlias = "str | tuple[str, int] | None"
-"""One axis in the notation of the paper's code: a group, a group and its block, or None for a fixed axis; and sums and
-products of groups, as `rebasin_fast.layout` describes them."""
-
-AxesToPerm: TypeAlias = Mapping[str, "tuple[AxisEntry, ...]"]
-"""Parameter names to one `AxisEntry` per axis."""
-
-_RUNNING_STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 _MEMBERS_SHOWN = 4
-
-
-@dataclass(frozen=True)
-class Member:
-    """One place where a group lies: axis `axis` of `param`, unit k on the entries [k * block, (k + 1) * block).
-
-    Where the group is only a part of what lies on the axis, `inside` is the whole of it and says where its entries are.
-    """
-
-    param: str
-    axis: int
-    block: int = 1
-    inside: Layout | None = field(default=None, repr=False)
-
-    def __str__(self) -> str:
-        if self.inside is not None:
-            return f"{self.param}[{self.axis}, part]"
-        return f"{self.param}[{self.axis}]" if self.block == 1 else f"{self.param}[{self.axis}, block {self.block}]"
 
 
 class PermutationSpec:
@@ -135,15 +112,15 @@ class PermutationSpec:
         fixed_lengths: Mapping[tuple[str, int], int] | None = None,
         blocks: Blocks | None = None,
     ) -> None:
-        self._axes = MappingProxyType(_checked_axes(axes))
-        self._groups = MappingProxyType(_members_by_group(self._axes, blocks or {}))
+        self._axes = MappingProxyType(checked_axes(axes))
+        self._groups = MappingProxyType(members_by_group(self._axes, blocks or {}))
         sizes = sizes if sizes is not None or self._groups else {}
-        self._sizes = None if sizes is None else MappingProxyType(_checked_sizes(sizes, self._groups))
-        self._blocks = MappingProxyType(_checked_blocks(blocks or {}, self._groups, self._sizes))
-        self._moved_only = _checked_moved_only(moved_only, self._axes)
-        self._fixed_lengths = MappingProxyType(_checked_fixed_lengths(fixed_lengths or {}, self._axes))
+        self._sizes = None if sizes is None else MappingProxyType(checked_sizes(sizes, self._groups))
+        self._blocks = MappingProxyType(checked_blocks(blocks or {}, self._groups, self._sizes))
+        self._moved_only = checked_moved_only(moved_only, self._axes)
+        self._fixed_lengths = MappingProxyType(checked_fixed_lengths(fixed_lengths or {}, self._axes))
         self._origin = None
-        _check_layouts(self)
+        check_layouts(self)
 
     @classmethod
     def from_axes_to_perm(
@@ -180,7 +157,7 @@ class PermutationSpec:
         """
         if not isinstance(axes_to_perm, Mapping):
             raise TypeError(f"axes_to_perm is {described(axes_to_perm)}; expected a mapping of names to tuples")
-        axes = {param: _axes_of_entries(param, entries) for param, entries in axes_to_perm.items()}
+        axes = {param: axes_of_entries(param, entries) for param, entries in axes_to_perm.items()}
         return cls(axes, sizes=sizes, moved_only=moved_only, fixed_lengths=fixed_lengths, blocks=blocks)
 
     @classmethod
@@ -237,7 +214,7 @@ class PermutationSpec:
 
     def to_axes_to_perm(self) -> dict[str, tuple[AxisEntry, ...]]:
         """Return the axes in the notation that `from_axes_to_perm` reads."""
-        return {param: tuple(_entry_of_axis(axis) for axis in axes) for param, axes in self._axes.items()}
+        return {param: tuple(entry_of_axis(axis) for axis in axes) for param, axes in self._axes.items()}
 
     @property
     def axes(self) -> Mapping[str, tuple[Any, ...]]:
@@ -270,7 +247,7 @@ class PermutationSpec:
 
         Such specs `weight_matching` matches by an engine of their own, see `WeightMatcher`; others by `match_blocks`.
         """
-        return not any(True for param, axes in self._axes.items() for _ in _unmatchable(self, axes, param))
+        return not any(True for param, axes in self._axes.items() for _ in unmatchable(self, axes, param))
 
     @property
     def structure(self) -> Structure:
@@ -317,7 +294,7 @@ class PermutationSpec:
         if params is None:
             raise ValueError("params is None and the specification holds no group sizes; expected a state dict")
         self.validate(params, "params", matching=False)
-        return {group: size for group, (size, _) in _read_sizes(self, params).items()}
+        return {group: size for group, (size, _) in read_sizes(self, params).items()}
 
     def validate(self, state_dict: Parameters, name: str = "state_dict", *, matching: bool = True) -> None:
         """Check that a state dict fits the spec.
@@ -343,7 +320,7 @@ class PermutationSpec:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"{name} is of type {type(state_dict).__name__}; expected a mapping of names to arrays")
-        found = [*_name_mismatches(self, state_dict, name), *_axis_mismatches(self, state_dict, name, matching)]
+        found = [*name_mismatches(self, state_dict, name), *axis_mismatches(self, state_dict, name, matching)]
         if found:
             count = f"{len(found)} mismatch{'es' if len(found) > 1 else ''}"
             raise ValueError("\n  ".join([f"{name} does not fit the specification ({count}):", *found]))
@@ -511,262 +488,12 @@ def _rebuilt(axes: Any, sizes: Any, moved_only: Any, fixed_lengths: Any, blocks:
     return PermutationSpec(axes, sizes=sizes, moved_only=moved_only, fixed_lengths=fixed_lengths, blocks=blocks)
 
 
-# ---- construction ---------------------------------------------------------------------------------------------------
-
-
-def _axes_of_entries(param: object, entries: Any) -> tuple[Layout | None, ...]:
-    if not isinstance(entries, tuple | list):
-        raise TypeError(f"axes_to_perm[{param!r}] is {described(entries)}; expected a tuple with one entry per axis")
-    return tuple(_axis_of_entry(f"axes_to_perm[{param!r}][{i}]", entry) for i, entry in enumerate(entries))
-
-
-def _axis_of_entry(where: str, entry: Any) -> Layout | None:
-    if entry is None:
-        return None
-    if isinstance(entry, str):
-        return parsed(entry) if is_composite(entry) else Axis(entry)
-    if isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str):
-        return Axis(entry[0], positive_integer(entry[1], f"the block in {where}"))
-    raise TypeError(f"{where} is {described(entry)}; expected None, a group name, or a tuple (group name, block)")
-
-
-def _entry_of_axis(axis: Layout | None) -> AxisEntry:
-    if isinstance(axis, Axis) and axis.block > 1:
-        return axis.group, axis.block
-    return None if axis is None else str(axis)
-
-
-_LAYOUTS = (Axis, Within, Fixed, ProductAxis, SumAxis)
-
-
-def _checked_axes(axes: Any) -> dict[str, tuple[Layout | None, ...]]:
-    if not isinstance(axes, Mapping):
-        raise TypeError(f"axes is {described(axes)}; expected a mapping of names to tuples")
-    if not axes:
-        raise ValueError("axes is empty; expected at least one parameter")
-    for param, entries in axes.items():
-        if not isinstance(param, str):
-            raise TypeError(f"axes has the key {described(param)}; expected parameter names as strings")
-        if not isinstance(entries, tuple) or not all(axis is None or isinstance(axis, _LAYOUTS) for axis in entries):
-            raise TypeError(f"axes[{param!r}] is {described(entries)}; expected a tuple of Axis or None")
-    return {param: tuple(map(_simplified, entries)) for param, entries in axes.items()}
-
-
-def _simplified(axis: Layout | None) -> Layout | None:
-    simple = None if axis is None else simplified(axis)
-    return None if isinstance(simple, Fixed) else simple
-
-
-def _members_by_group(axes: Mapping[str, tuple[Layout | None, ...]], blocks: Any) -> dict[str, tuple[Member, ...]]:
-    # Lists first: a residual stream has hundreds of members.
-    groups: dict[str, list[Member]] = {}
-    for param, entries in axes.items():
-        for i, axis in enumerate(entries):
-            if isinstance(axis, Axis):
-                groups.setdefault(axis.group, []).append(Member(param, i, axis.block))
-            elif axis is not None:
-                for group in dict.fromkeys(groups_in(axis)):
-                    groups.setdefault(group, []).append(Member(param, i, inside=axis))
-    # A group may lie nowhere itself and still move: heads whose units are groups of their own.
-    parents = blocks.values() if isinstance(blocks, Mapping) else ()
-    for parent in parents:
-        if isinstance(parent, str):
-            groups.setdefault(parent, [])
-    return {group: tuple(members) for group, members in groups.items()}
-
-
-def _checked_blocks(blocks: Any, groups: Mapping[str, Any], sizes: Mapping[str, int] | None) -> dict[str, str | int]:
-    if not isinstance(blocks, Mapping):
-        raise TypeError(f"blocks is {described(blocks)}; expected a mapping of groups to their parents")
-    if blocks and sizes is None:
-        raise ValueError("blocks are given without sizes; expected the sizes of all groups")
-    checked: dict[str, str | int] = {}
-    for group, parent in blocks.items():
-        if group not in groups:
-            raise ValueError(f"blocks names {group!r}; expected groups of the specification")
-        known = parent if isinstance(parent, str) else positive_integer(parent, f"blocks[{group!r}]")
-        checked[group] = known
-        assert sizes is not None
-        count = sizes[known] if isinstance(known, str) else known
-        if sizes[group] % count:
-            raise ValueError(
-                f"sizes[{group!r}] is {sizes[group]}; expected a multiple of {count}, its number of blocks"
-            )
-    for group in checked:
-        seen = {group}
-        parent = checked[group]
-        while isinstance(parent, str) and parent in checked:
-            if parent in seen:
-                raise ValueError(f"blocks has {group!r} within itself; expected no circles")
-            seen.add(parent)
-            parent = checked[parent]
-    return checked
-
-
-def _check_layouts(spec: PermutationSpec) -> None:
-    """Check that sizes are known where they are needed, and that every group in one block can find its parent."""
-    for param, axes in spec.axes.items():
-        for i, axis in enumerate(axes):
-            if axis is None or isinstance(axis, Axis):
-                continue
-            if spec.sizes is None:
-                raise ValueError(
-                    f"axes[{param!r}][{i}] is {str(axis)!r}, without sizes; expected the sizes of all groups"
-                )
-            _check_parents(spec, param, i)
-
-
-def _check_parents(spec: PermutationSpec, param: str, i: int) -> None:
-    axis = spec.axes[param][i]
-    for within in withins(axis):
-        if spec.blocks.get(within.group) != within.parent:
-            raise ValueError(f"axes[{param!r}][{i}] is {str(axis)!r}; expected blocks[{within.group!r}] to say so")
-    for j, parent in untold(spec.axes[param], spec.blocks):
-        if j == i:
-            raise ValueError(
-                f"axes[{param!r}][{i}] is {str(axis)!r}; expected {parent!r} beside it, or on one other axis that "
-                "needs no parent itself"
-            )
-
-
-def _checked_sizes(sizes: Any, groups: Iterable[str]) -> dict[str, int]:
-    if not isinstance(sizes, Mapping):
-        raise TypeError(f"sizes is {described(sizes)}; expected a mapping of group names to integers")
-    known = list(groups)
-    unknown = [group for group in sizes if group not in known]
-    missing = [group for group in known if group not in sizes]
-    if unknown or missing:
-        raise ValueError(
-            f"sizes has unknown groups {unknown} and lacks {missing}; expected one size for each of the groups {known}"
-        )
-    return {group: positive_integer(sizes[group], f"sizes[{group!r}]") for group in known}
-
-
-def _checked_moved_only(moved_only: Any, axes: Mapping[str, Any]) -> frozenset[str]:
-    if moved_only is None:
-        return frozenset(param for param in axes if param.rpartition(".")[2] in _RUNNING_STATISTICS)
-    if isinstance(moved_only, str) or not isinstance(moved_only, Iterable):
-        raise TypeError(f"moved_only is {described(moved_only)}; expected an iterable of parameter names")
-    names = frozenset(moved_only)
-    unknown = sorted(map(repr, names.difference(axes)))
-    if unknown:
-        raise ValueError(f"moved_only names {', '.join(unknown)}; expected parameters of the specification")
-    return names
-
-
-def _checked_fixed_lengths(fixed_lengths: Any, axes: Mapping[str, tuple[Layout | None, ...]]) -> dict[Any, int]:
-    if not isinstance(fixed_lengths, Mapping):
-        raise TypeError(f"fixed_lengths is {described(fixed_lengths)}; expected a mapping of (param, axis) to integers")
-    fixed = {(param, i) for param, entries in axes.items() for i, axis in enumerate(entries) if axis is None}
-    for key in fixed_lengths:
-        if key not in fixed:
-            raise ValueError(f"fixed_lengths has the key {key!r}; expected (param, axis) of an axis without a group")
-    return {key: positive_integer(length, f"fixed_lengths[{key!r}]") for key, length in fixed_lengths.items()}
-
-
-# ---- validation -----------------------------------------------------------------------------------------------------
-
-
-def _units(spec: PermutationSpec, state_dict: Parameters, member: Member) -> int | None:
-    """How many units the member's axis holds, or None where the array does not allow to say."""
-    array = state_dict.get(member.param)
-    if (
-        array is None
-        or member.inside is not None
-        or not is_array(array)
-        or len(array.shape) != len(spec.axes[member.param])
-    ):
-        return None
-    units, rest = divmod(int(array.shape[member.axis]), member.block)
-    return units if rest == 0 else None
-
-
-def _read_sizes(spec: PermutationSpec, state_dict: Parameters) -> dict[str, tuple[int, str]]:
-    """For every group its size, as most members have it (the first wins a tie), and the member that says so."""
-    sizes: dict[str, tuple[int, str]] = {}
-    for group, members in spec.groups.items():
-        votes = [(_units(spec, state_dict, member), member) for member in members]
-        counts = Counter(units for units, _ in votes if units is not None)
-        if counts:
-            size = counts.most_common(1)[0][0]
-            sizes[group] = size, f"as {next(member for units, member in votes if units == size)}"
-    return sizes
-
-
-def _name_mismatches(spec: PermutationSpec, state_dict: Parameters, name: str) -> Iterator[str]:
-    for param, axes in spec.axes.items():
-        if param not in state_dict:
-            yield f"{name}[{param!r}] is missing; expected an array with {_count(len(axes), 'axis', 'axes')}"
-    for key in state_dict:
-        if key not in spec.axes:
-            yield f"{name}[{key!r}] is unknown to the specification; expected only the names it holds"
-
-
-def _axis_mismatches(spec: PermutationSpec, state_dict: Parameters, name: str, matching: bool) -> Iterator[str]:
-    sizes = _read_sizes(spec, state_dict)
-    if spec.sizes is not None:
-        sizes = {group: (size, "as the specification says") for group, size in spec.sizes.items()}
-    for param, axes in spec.axes.items():
-        if param not in state_dict:
-            continue
-        array, where = state_dict[param], f"{name}[{param!r}]"
-        if matching:
-            yield from _unmatchable(spec, axes, where)
-        if not is_array(array):
-            yield f"{where} is of type {type(array).__name__}; expected a numpy array or a torch tensor"
-        elif len(array.shape) != len(axes):
-            yield f"{where} has shape {tuple(array.shape)}; expected {_count(len(axes), 'axis', 'axes')}"
-        else:
-            yield from _length_mismatches(spec, param, tuple(array.shape), sizes, where)
-
-
-def _unmatchable(spec: PermutationSpec, axes: tuple[Layout | None, ...], where: str) -> Iterator[str]:
-    for i, axis in enumerate(axes):
-        if axis is not None and not isinstance(axis, Axis):
-            yield f"{where} has {str(axis)!r} on axis {i}; expected one group (matching sums and products: unsupported)"
-    on_axes = [dict.fromkeys(groups_in(axis)) for axis in axes if axis is not None]
-    for group, times in Counter(group for groups in on_axes for group in groups).items():
-        if times > 1:
-            yield f"{where} has group {group!r} on {times} axes; expected each group once on an array (unsupported)"
-        if group in spec.blocks:
-            yield f"{where} has group {group!r}, which moves in blocks; expected one without (matching it: unsupported)"
-
-
-def _length_mismatches(
-    spec: PermutationSpec, param: str, shape: tuple[int, ...], sizes: Mapping[str, tuple[int, str]], where: str
-) -> Iterator[str]:
-    for i, (axis, length) in enumerate(zip(spec.axes[param], shape, strict=True)):
-        came = f"{where} has shape {shape}: axis {i} has length {length}"
-        if axis is None:
-            expected = spec.fixed_lengths.get((param, i), length)
-            if length != expected:
-                yield f"{came}; expected {expected}, as the specification says"
-            continue
-        if not isinstance(axis, Axis):
-            expected = spec.structure.length(axis)
-            if length != expected:
-                yield f"{came}; expected {expected}, the length of {str(axis)!r}, as the specification says"
-            continue
-        size, witness = sizes.get(axis.group, (None, ""))
-        if size is None or (length % axis.block and spec.sizes is None):
-            yield f"{came}; expected a multiple of {axis.block}, the block of group {axis.group!r}"
-        elif size == 0:
-            yield f"{came}; expected at least one unit in group {axis.group!r}"
-        elif length != size * axis.block:
-            units = f"{size} units in blocks of {axis.block}" if axis.block > 1 else "the size"
-            yield f"{came}; expected {size * axis.block}, {units} of group {axis.group!r}, {witness}"
-
-
 # ---- what a person sees ---------------------------------------------------------------------------------------------
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
 def _table(spec: PermutationSpec) -> str:
-    groups = _count(len(spec.groups), "group", "groups")
-    title = f"PermutationSpec: {groups}, {_count(len(spec.axes), 'parameter', 'parameters')}"
+    groups = counted(len(spec.groups), "group", "groups")
+    title = f"PermutationSpec: {groups}, {counted(len(spec.axes), 'parameter', 'parameters')}"
     if spec.moved_only:
         title += f" ({len(spec.moved_only)} moved only)"
     if not spec.groups:
