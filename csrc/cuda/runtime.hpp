@@ -45,7 +45,7 @@ class DeviceScope {
     DeviceScope& operator=(const DeviceScope&) = delete;
 
   private:
-    int before_ = 0;
+    [[maybe_unused]] int before_ = 0;
 };
 
 void launch_pointers(const void* kernel, unsigned blocks_x, unsigned blocks_y, unsigned blocks_z,

@@ -101,9 +101,9 @@ class Machine {
     std::string failure_;
 
     void* scheduler_ = nullptr;  // place to go on from
-    void* fake_stack_ = nullptr;
-    const void* scheduler_stack_ = nullptr;
-    std::size_t scheduler_stack_bytes_ = 0;
+    [[maybe_unused]] void* fake_stack_ = nullptr;
+    [[maybe_unused]] const void* scheduler_stack_ = nullptr;
+    [[maybe_unused]] std::size_t scheduler_stack_bytes_ = 0;
 };
 
 Machine* machine = nullptr;
