@@ -79,25 +79,19 @@ def whole_files(targets: Sequence[Path], *, overwrite: bool = False) -> Iterator
     ['numbers.txt']
     """
     check_writable(targets, overwrite=overwrite)
-    created: list[Path] = []
     temporary = [_hidden(target) for target in targets]
-    try:
-        for folder in _missing_folders(targets):
-            folder.mkdir(exist_ok=True)
-            created.insert(0, folder)
-        yield temporary
-        # Again: another process may have been here while the block was writing.
-        check_writable(targets, overwrite=overwrite)
-        for path in temporary:
-            _flush(path)
-        _move_all(temporary, targets)
-    except BaseException:
-        for path in temporary:
-            path.unlink(missing_ok=True)
-        for folder in created:
-            with suppress(OSError):  # not empty any more: somebody else uses it now
-                folder.rmdir()
-        raise
+    with _folders_for(targets):
+        try:
+            yield temporary
+            # Again: another process may have been here while the block was writing.
+            check_writable(targets, overwrite=overwrite)
+            for path in temporary:
+                _flush(path)
+            _move_all(temporary, targets)
+        except BaseException:
+            for path in temporary:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def check_folder_writable(target: Path, *, overwrite: bool = False) -> None:
@@ -162,18 +156,29 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     check_folder_writable(target, overwrite=overwrite)
     temporary = _hidden(target)
+    with _folders_for([target]):
+        try:
+            temporary.mkdir()
+            yield temporary
+            check_folder_writable(target, overwrite=overwrite)
+            for path in temporary.iterdir():
+                _flush(path)
+            _move_folder(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _folders_for(targets: Sequence[Path]) -> Iterator[None]:
+    """Create the folders that `targets` lack, and remove them again when the block fails."""
     created: list[Path] = []
     try:
-        for folder in [*_missing_folders([target]), temporary]:
-            folder.mkdir()
+        for folder in _missing_folders(targets):
+            folder.mkdir(exist_ok=True)
             created.insert(0, folder)
-        yield temporary
-        check_folder_writable(target, overwrite=overwrite)
-        for path in temporary.iterdir():
-            _flush(path)
-        _move_folder(temporary, target)
+        yield
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
         for folder in created:
             with suppress(OSError):  # not empty any more: somebody else uses it now
                 folder.rmdir()

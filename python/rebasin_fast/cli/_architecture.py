@@ -90,6 +90,22 @@ class Architecture:
     inputs: tuple[str, ...] = ()
     config: Path | None = None
 
+    @classmethod
+    def given(
+        cls,
+        checkpoint: Path | None,
+        spec: Path | None,
+        arch: str | None,
+        model_class: str | None,
+        kwargs: str,
+        inputs: list[str] | None,
+        config: Path | None,
+    ) -> Architecture:
+        """Return what the options of a command say, completed and checked before anything is read."""
+        architecture = cls(spec, arch, model_class, kwargs, tuple(inputs or ()), config).completed(checkpoint)
+        architecture.check()
+        return architecture
+
     def completed(self, checkpoint: Path | None) -> Architecture:
         """Return what is meant with a checkpoint: a folder's own configuration, where no other option is given."""
         none = not any((self.spec, self.arch, self.model_class, self.config))

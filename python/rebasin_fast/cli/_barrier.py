@@ -93,8 +93,7 @@ def barrier(
     with in float32.
     """
     with expected_errors():
-        architecture = Architecture(spec_file, arch, model_class, kwargs, tuple(inputs or ()), config).completed(a)
-        architecture.check()
+        architecture = Architecture.given(a, spec_file, arch, model_class, kwargs, inputs, config)
         _check(architecture, interpolation, split)
         budget = parse_bytes(max_memory)
         if figure is not None:

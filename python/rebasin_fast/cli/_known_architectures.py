@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _mlp(params: Parameters) -> Known:
     bias = f"{names[0]}.bias" in params
 
     def make() -> Any:
-        from rebasin_fast.cli._networks import Mlp
+        from rebasin_fast._networks import Mlp
 
         return Mlp(widths, names, bias=bias)
 
@@ -72,9 +73,9 @@ def _vgg16(params: Parameters) -> Known:
     spatial = max(1, math.isqrt(int(shapes[0][1] / (512 * multiplier))))
 
     def make() -> Any:
-        from rebasin_fast.cli._networks import Vgg16
+        from rebasin_fast._networks import Vgg16
 
-        return Vgg16(multiplier, channels, norm, [outputs for outputs, _ in shapes], spatial)
+        return Vgg16(multiplier, channels, norm and _layer(norm), [outputs for outputs, _ in shapes], spatial)
 
     spec = vgg16(
         multiplier,
@@ -95,9 +96,9 @@ def _resnet20(params: Parameters) -> Known:
     norm = _norm(params, "bn1")
 
     def make() -> Any:
-        from rebasin_fast.cli._networks import ResNet20
+        from rebasin_fast._networks import ResNet20
 
-        return ResNet20(width / 16, classes, channels, norm)
+        return ResNet20(width / 16, classes, channels, _layer(norm))
 
     spec = resnet20(width / 16, num_classes=classes, in_channels=channels, norm=norm)
     return Known(spec, make, (2, channels, 16, 16))
@@ -110,7 +111,7 @@ def _resnet50(params: Parameters) -> Known:
     classes = _shape(params, "fc.weight", 2, "resnet50")[0]
 
     def make() -> Any:
-        from rebasin_fast.cli._networks import ResNet50
+        from rebasin_fast._networks import ResNet50
 
         return ResNet50(width / 64, classes, channels)
 
@@ -137,6 +138,15 @@ def _shape(params: Parameters, name: str, axes: int, arch: str) -> tuple[int, ..
 
 def _norm(params: Mapping[str, Any], name: str) -> Any:
     return "batch_norm" if f"{name}.running_mean" in params else "layer_norm"
+
+
+def _layer(norm: str) -> Any:
+    """Return what makes the norm; epsilon as torch's layer norm has it, for a checkpoint does not tell."""
+    from torch import nn
+
+    from rebasin_fast._networks import ChannelNorm
+
+    return nn.BatchNorm2d if norm == "batch_norm" else partial(ChannelNorm, eps=1e-5)
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

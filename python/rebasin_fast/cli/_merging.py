@@ -103,8 +103,7 @@ def match(
 ) -> None:
     """Find the permutation of B's hidden units that brings them closest to A's, and write it to a file."""
     with expected_errors():
-        architecture = Architecture(spec_file, arch, model_class, kwargs, tuple(inputs or ()), config).completed(a)
-        architecture.check()
+        architecture = Architecture.given(a, spec_file, arch, model_class, kwargs, inputs, config)
         plan = Plan(architecture, method, data, examples, epochs, batch_size, prove, parse_bytes(max_memory))
         if out.suffix != ".safetensors":
             raise ValueError(f"--out is {str(out)!r}; expected a name that ends in .safetensors")
@@ -180,9 +179,7 @@ def merge(
     holds the sum of the models, and methods on data the models.
     """
     with expected_errors():
-        architecture = Architecture(spec_file, arch, model_class, kwargs, tuple(inputs or ()), config)
-        architecture = architecture.completed(models[0])
-        architecture.check()
+        architecture = Architecture.given(models[0], spec_file, arch, model_class, kwargs, inputs, config)
         method = _method(method, len(models), lam)
         plan = Plan(architecture, method, data, examples, epochs, batch_size, prove, parse_bytes(max_memory), repair)
         plan.check(models)

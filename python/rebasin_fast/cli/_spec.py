@@ -74,9 +74,7 @@ def spec(
     With --prove on the parameters of the checkpoint, if one is given. Exit code 1 if the specification does not hold.
     """
     with expected_errors():
-        architecture = Architecture(spec_file, arch, model_class, kwargs, tuple(inputs or ()), config)
-        architecture = architecture.completed(checkpoint)
-        architecture.check()
+        architecture = Architecture.given(checkpoint, spec_file, arch, model_class, kwargs, inputs, config)
         budget = parse_bytes(max_memory)
         if save is not None:
             read = [path for path in (checkpoint, *architecture.read()) if path is not None]
