@@ -36,8 +36,9 @@ namespace {
 constexpr double kFewFree = 0.001;
 
 // Bids, per row: of the first row reduction, of the last, of a phase of eps-scaling, and of its first phase
-// before eps is raised.
-constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8;
+// before eps is raised and after. What few rows are free towards the end of the first phase may stay so:
+// there the next eps is better spent, while each of their many bids asks for another row to be read again.
+constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8, kLateBids = 6;
 
 // Where eps-scaling begins and ends, as parts of the typical slack. The share of rows that the row reduction
 // leaves free tells how much competition there is, and so how far prices have to fall.
@@ -253,14 +254,11 @@ class ListSolver {
         for (bool first = true; eps > least && !state_.stopped; first = false) {
             bidding_.release_all();
             const std::size_t still_free =
-                first ? bid_with_rising(&eps) : bid_with(state_.matching.free_rows(), eps).size();
+                first ? bid_with_rising(&eps)
+                      : bidding_.bid_all(state_.matching.free_rows(), eps, kScalingBids * state_.n()).size();
             if (still_free == 0 && close_enough()) return;
             eps = whole(eps / kEpsFall);
         }
-    }
-
-    std::vector<std::int32_t> bid_with(std::vector<std::int32_t> rows, double eps) {
-        return bidding_.bid_all(std::move(rows), eps, kScalingBids * state_.n());
     }
 
     // Raises eps as long as it leaves many rows free; returns how many are free in the end.
@@ -271,7 +269,7 @@ class ListSolver {
             if (static_cast<double>(rows.size()) <= kManyLeft * state_.n()) break;
             *eps = whole(*eps * kEpsRise);
         }
-        return bid_with(std::move(rows), *eps).size();
+        return bidding_.bid_all(std::move(rows), *eps, kLateBids * state_.n()).size();
     }
 
     // u_i = min_j (c_ij - v_j): from the list where it and its bound prove it, else from the whole row.

@@ -98,6 +98,8 @@ class RowReader {
     // means the best and what is hardly to be told from it.
     double list(std::int64_t i, const Prices<T>& prices, std::int64_t room, double hint, bool check) {
         row_ = rows_.row(i);
+        if (next_ == nullptr)
+            next_ = rows_.row_in_memory(i);  // a row by itself is fetched ahead all the same
         start_ = i * source_.cols / source_.rows;
         simd::Extremes* seen = check ? &seen_ : nullptr;
         if constexpr (Prices<T>::kTwice) {
