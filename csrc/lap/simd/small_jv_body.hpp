@@ -216,7 +216,7 @@ class JonkerVolgenant {
         std::int64_t count = 0, free = 0;
         for (std::int64_t i = 0; i < rows_; ++i)
             if (w_.col_of_row[i] < 0) w_.scanned[count++] = i;
-        constexpr std::int64_t worth_another_round = 96;  // rows from which on paths cost more than bids
+        constexpr std::int64_t worth_another_round = 192;  // rows from which on paths cost more than bids
         std::int64_t budget = (rows_ < worth_another_round ? 1 : 2) * rows_;
         for (std::int64_t k = 0; k < count && budget > 0; --budget) {
             const std::int64_t displaced = bid(w_.scanned[k++]);
@@ -377,15 +377,27 @@ class JonkerVolgenant {
 
     // A column at that length, a free one if there is. In the common case there is one column, and it is not.
     Nearest find(D least) {
+        if (width_ <= 2 * kWord) return find_in_two_blocks(least);
         unsigned blocks = 0;
         for (std::int64_t k = 0; k * kWord < width_; ++k)
             blocks |= (bits_where_equal(load<D>(w_.block_least + k * L), least) != 0 ? 1u : 0u) << k;
         const std::int64_t k = __builtin_ctz(blocks);
         const std::uint64_t equal = columns_at(least, k * kWord);
-        if ((blocks & (blocks - 1)) == 0 && (equal & (equal - 1)) == 0)
+        if ((blocks & (blocks - 1)) == 0 && !several(equal))
             return {k * kWord + __builtin_ctzll(equal), (equal & w_.free_columns[k]) != 0};
         return find_among_equals(least, blocks);
     }
+
+    // Two blocks are looked through sooner than asked.
+    Nearest find_in_two_blocks(D least) {
+        const std::uint64_t low = columns_at(least, 0), high = width_ > kWord ? columns_at(least, kWord) : 0;
+        if (several(low) || several(high) || (low != 0 && high != 0))
+            return find_among_equals(least, (low != 0 ? 1u : 0u) | (high != 0 ? 2u : 0u));
+        const std::int64_t column = low != 0 ? __builtin_ctzll(low) : kWord + __builtin_ctzll(high);
+        return {column, is_free(column)};
+    }
+
+    static bool several(std::uint64_t set) { return (set & (set - 1)) != 0; }
 
     // The lowest free column, else the first from a place on that is another one each time: searches that
     // went on from the lowest would pass through the same rows over and over (see dense.cpp).
