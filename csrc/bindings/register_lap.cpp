@@ -192,7 +192,8 @@ py::tuple prove_with(const py::array& cost, bool maximize, const std::vector<std
 }  // namespace
 
 void register_lap(py::module_& module) {
-    module.def("assign", &assign, py::arg("cost").noconvert(), py::arg("maximize"), py::arg("ask_small") = true);
+    module.def("assign", &assign, py::arg("cost").noconvert(), py::arg("maximize"),
+               py::arg("ask_small") = true);
     module.def("solve", &solve_with_duals, py::arg("cost").noconvert(), py::arg("maximize"),
                py::arg("method"), py::arg("threads"), py::arg("max_gap"), py::arg("duals"));
     module.def("prove", &prove_with<double>, py::arg("cost").noconvert(), py::arg("maximize"),

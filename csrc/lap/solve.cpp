@@ -25,9 +25,9 @@ constexpr std::int64_t kSmall = simd::kScipyRows;
 // The largest integer below which float64 holds every integer.
 constexpr double kExactDouble = 9007199254740992.0;
 
-// From this many rows on candidate lists pay for the pass that makes them, beside row passes in float64 on the
-// matrix where it lies. Sooner where rows are scattered in memory and every look at one costs a copy, and on
-// what the solver for small problems has declined as contested, which square problems of that size are.
+// From this many rows on candidate lists pay for the pass that makes them, beside row passes in float64 on
+// the matrix where it lies. Sooner where rows are scattered in memory and every look at one costs a copy, and
+// on what the solver for small problems has declined as contested, which square problems of that size are.
 constexpr std::int64_t kListsFrom = 480, kListsFromScattered = 128;
 
 // Duals stay below largest + 4 n range in magnitude; when float64 holds all integers up to there, it is
