@@ -160,7 +160,9 @@ def _cases(text: str) -> list[tuple[int, int]]:
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=_cases, default="4096x32,256x256", help="PROBLEMSxROWS, comma separated")
+    parser.add_argument(
+        "--cases", type=_cases, default="4096x32,512x128,256x256,64x512", help="PROBLEMSxROWS, comma separated"
+    )
     parser.add_argument("--dtypes", type=names, default=["float32", "float64"], help="comma separated")
     parser.add_argument("--threads", type=positive_ints, default=[1, 2], help="comma separated numbers of threads")
     parser.add_argument("--rounds", type=positive_int, default=5, help="samples, of which the median counts")

@@ -7,7 +7,13 @@ import pytest
 import scipy.optimize
 
 from matrices import FAMILIES
-from rebasin_fast import _core, linear_sum_assignment, solve_assignment, verify_assignment
+from rebasin_fast import (
+    _core,
+    linear_sum_assignment,
+    solve_assignment,
+    solve_assignment_batch,
+    verify_assignment,
+)
 
 SCIPY = scipy.optimize.linear_sum_assignment
 TIES_AS_SCIPY = ((1, 1), (3, 3), (4, 4), (5, 7), (8, 8), (9, 5), (17, 17), (20, 40), (24, 24), (24, 256), (130, 24))
@@ -22,6 +28,8 @@ ANY_OPTIMUM = (
     (128, 128),
     (100, 256),
     (256, 100),
+    (129, 129),
+    (200, 330),
 )
 
 
@@ -75,6 +83,49 @@ def test_infeasible_beyond_24_rows(shape, isa):
     assert outcome(linear_sum_assignment, cost) == "cost matrix is infeasible"
 
 
+@pytest.mark.parametrize("family", ["uniform", "integers", "huge ties", "exponential", "Euclidean", "half forbidden"])
+@pytest.mark.parametrize("shape", [(384, 384), (639, 640), (640, 640), (641, 641), (500, 641)])
+def test_an_optimum_where_the_small_solver_ends(family, shape):
+    for dtype in (np.float32, np.float64):
+        cost = FAMILIES[family](np.random.default_rng(4), *shape).astype(dtype)
+        answer = solve_assignment(cost)
+        exact = cost.astype(np.float64)
+        assert answer.cost == pytest.approx(exact[SCIPY(exact)].sum(), rel=1e-12)
+        assert verify_assignment(cost, answer).optimal
+
+
+@pytest.mark.parametrize("n", [127, 128, 200, 383, 384, 640])
+@pytest.mark.parametrize("family", ["Machol-Wien", "sorted rows"])
+def test_where_all_rows_want_the_same_columns_lists_take_over(family, n):
+    cost = FAMILIES[family](np.random.default_rng(5), n, n)
+    contested = n >= 384 or (n >= 128 and family == "Machol-Wien")
+    want = cost[SCIPY(cost)].sum()
+    for maximize, typed in ((False, cost), (True, -cost)):
+        answer = solve_assignment(typed, maximize)
+        assert (answer.stats.method == "jv") == contested
+        assert abs(answer.cost) == pytest.approx(want, rel=1e-12)
+        assert verify_assignment(typed, answer).optimal
+        rows, cols = linear_sum_assignment(typed, maximize)
+        assert (rows.tolist(), cols.tolist()) == (answer.row_ind.tolist(), answer.col_ind.tolist())
+    stack = solve_assignment_batch(np.stack([cost, cost[::-1]]), with_duals=True)
+    assert stack.cost == pytest.approx([want, want], rel=1e-12)
+    assert stack.gap.tolist() == pytest.approx([0.0, 0.0], abs=1e-12 * want)
+
+
+@pytest.mark.parametrize("n", [25, 64, 150, 300])
+def test_heavy_tails(n, isa):
+    """Column minima are outliers there, and the search begins without them: few rows need a path."""
+    rng = np.random.default_rng(n)
+    cost = rng.standard_cauchy((n, n))
+    for typed in (cost, cost.astype(np.float32), np.where(rng.random((n, n)) < 0.1, np.inf, cost)):
+        answer = solve_assignment(typed)
+        exact = typed.astype(np.float64)
+        assert answer.cost == pytest.approx(exact[SCIPY(exact)].sum(), rel=1e-12)
+        assert verify_assignment(typed, answer).optimal
+    answer = solve_assignment(cost)
+    assert answer.stats.row_scans < 10 * n
+
+
 @pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
 def test_ties_of_every_integer_type(dtype, isa):
     rng = np.random.default_rng(0)
@@ -97,13 +148,15 @@ def test_ties_in_long_searches(isa):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_duals_have_the_same_bits_on_every_instruction_set(family, isa):
-    for shape in ((20, 20), (60, 61), (90, 70)):
+    for shape in ((20, 20), (60, 61), (90, 70), (127, 127), (150, 150), (390, 390)):
         cost = FAMILIES[family](np.random.default_rng(3), *shape)
         got = solve_assignment(cost)
         assert _core.force_isa(_core.available_isas()[0])
         want = solve_assignment(cost)
         assert _core.force_isa(isa)
-        assert got.stats.method == ("shortest_path" if min(shape) <= 24 else "dense")
+        assert got.stats.method == want.stats.method
+        if min(shape) < 128:
+            assert got.stats.method == ("shortest_path" if min(shape) <= 24 else "dense")
         assert got.col_ind.tolist() == want.col_ind.tolist()
         assert got.row_duals.tolist() == want.row_duals.tolist()
         assert got.col_duals.tolist() == want.col_duals.tolist()

@@ -21,6 +21,6 @@ MatrixView view_of(const pybind11::array& cost);
 pybind11::dict answer_of(Result&& result);
 
 // (row_ind, col_ind) of a matrix of any size, solved without the GIL.
-pybind11::tuple assign(const pybind11::array& cost, bool maximize);
+pybind11::tuple assign(const pybind11::array& cost, bool maximize, bool ask_small);
 
 }  // namespace rebasin_fast

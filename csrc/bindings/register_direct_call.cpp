@@ -77,9 +77,10 @@ py::object assign_directly(PyObject* cost, PyObject* maximize) {
     if (!view) return py::none();
     const int largest_wanted = PyObject_IsTrue(maximize);
     if (largest_wanted < 0) throw py::error_already_set();
-    if (small_enough(*view))
+    const bool small = small_enough(*view);
+    if (small)
         if (py::object pair = assign_small(*view, largest_wanted != 0)) return pair;
-    return assign(py::reinterpret_borrow<py::array>(cost), largest_wanted != 0);
+    return assign(py::reinterpret_borrow<py::array>(cost), largest_wanted != 0, !small);
 }
 
 extern "C" PyObject* rebasin_fast_assign_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count) {

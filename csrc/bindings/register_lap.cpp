@@ -97,9 +97,10 @@ Result solve_without_gil(const py::array& cost, Options options) {
 
 }  // namespace
 
-py::tuple assign(const py::array& cost, bool maximize) {
+py::tuple assign(const py::array& cost, bool maximize, bool ask_small) {
     Options options;
     options.maximize = maximize;
+    options.ask_small = ask_small;
     Result result = solve_without_gil(cost, options);
     raise_for(result.status);
     return py::make_tuple(to_numpy(std::move(result.row_ind)), to_numpy(std::move(result.col_ind)));
@@ -191,7 +192,8 @@ py::tuple prove_with(const py::array& cost, bool maximize, const std::vector<std
 }  // namespace
 
 void register_lap(py::module_& module) {
-    module.def("assign", &assign, py::arg("cost").noconvert(), py::arg("maximize"));
+    module.def("assign", &assign, py::arg("cost").noconvert(), py::arg("maximize"),
+               py::arg("ask_small") = true);
     module.def("solve", &solve_with_duals, py::arg("cost").noconvert(), py::arg("maximize"),
                py::arg("method"), py::arg("threads"), py::arg("max_gap"), py::arg("duals"));
     module.def("prove", &prove_with<double>, py::arg("cost").noconvert(), py::arg("maximize"),

@@ -136,13 +136,16 @@ bool store_cost(const TypedView<T>& cost, const Slot& slot) {
     }
 }
 
-// Nothing when the problem is not for the small solver.
+// Where duals are to be integers, the general way converts them.
+bool for_the_small_solver(const MatrixView& cost, const Options& options) {
+    return options.method == Method::automatic && small_enough(cost) &&
+           !(options.with_duals && has_integer_duals(cost.type));
+}
+
+// Nothing when it declines.
 std::optional<Status> solve_as_small(const MatrixView& cost, const Options& options, const Slot& slot) {
-    if (options.method != Method::automatic || !small_enough(cost)) return std::nullopt;
     SmallAnswer answer{slot.row_ind, slot.col_ind};
-    // Where duals are to be integers, the general way converts them.
     if (options.with_duals) {
-        if (has_integer_duals(cost.type)) return std::nullopt;
         answer.row_duals = static_cast<double*>(slot.row_duals);
         answer.col_duals = static_cast<double*>(slot.col_duals);
     }
@@ -172,10 +175,14 @@ BatchStatus solve_as_any(const MatrixView& cost, const Options& options, const S
 // The one place where a problem of a batch is solved.
 BatchStatus solve_into(const MatrixView& cost, const Options& options, const Slot& slot) {
     BatchStatus found;
-    if (const std::optional<Status> status = solve_as_small(cost, options, slot))
+    Options general = options;
+    general.ask_small = !for_the_small_solver(cost, options);
+    std::optional<Status> status;
+    if (!general.ask_small) status = solve_as_small(cost, options, slot);
+    if (status)
         found.status = *status;
     else
-        found = solve_as_any(cost, options, slot);
+        found = solve_as_any(cost, general, slot);
     if (found.status == Status::optimal)
         found.cost_overflow = !visit(cost, [&](const auto& view) { return store_cost(view, slot); });
     return found;

@@ -51,6 +51,7 @@ struct Options {
     double max_gap = 0.0;  // an answer proven this close to the optimum will do, in units of cost
     const double* col_duals = nullptr;  // (cols,) to start from; any finite numbers give an exact answer
     Interrupt* interrupt = nullptr;
+    bool ask_small = true;  // false: solve_small() has been asked already, and declined
 };
 
 struct Stats {

@@ -58,12 +58,14 @@ void write_duals(const simd::SmallProblem& problem, const simd::SmallWork& work,
 
 bool small_enough(const MatrixView& cost) {
     const std::int64_t shorter = std::min(cost.rows, cost.cols), longer = std::max(cost.rows, cost.cols);
-    return shorter > 0 && shorter <= simd::kSmallRows && longer <= simd::kSmallCols &&
-           cost.type != ElementType::f16;
+    const std::int64_t longest = shorter <= simd::kScipyRows ? simd::kScipyCols : simd::kSmallCols;
+    return shorter > 0 && shorter <= simd::kSmallRows && longer <= longest && cost.type != ElementType::f16;
 }
 
 std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAnswer* answer) {
-    const bool turned = cost.rows > cost.cols;
+    // A square one in column order is read as its transpose, but not where ties are SciPy's.
+    const bool by_columns = cost.rows == cost.cols && cost.row_stride == 1 && !cost.rows_are_contiguous();
+    const bool turned = cost.rows > cost.cols || (by_columns && cost.rows > simd::kScipyRows);
     const MatrixView view = turned ? cost.transposed() : cost;
     const simd::SmallProblem problem{view.data,       view.type,
                                      view.rows,       view.cols,
@@ -76,6 +78,7 @@ std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAn
         case simd::SmallOutcome::invalid_entry:
             return Status::invalid_entry;
         case simd::SmallOutcome::beyond_limit:
+        case simd::SmallOutcome::contested:
             return std::nullopt;
         case simd::SmallOutcome::optimal:
             break;

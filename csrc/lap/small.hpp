@@ -1,5 +1,5 @@
 // Problems so small that what surrounds the algorithm costs as much as the algorithm: no allocation, one pass
-// to read the matrix, then one SIMD kernel. Up to 48 rows (after turning, so that rows are the shorter side)
+// to read the matrix, then one SIMD kernel. Up to 24 rows (after turning, so that rows are the shorter side)
 // answers are SciPy's own, ties included.
 #pragma once
 
@@ -26,7 +26,8 @@ struct SmallAnswer {
 };
 
 // Solves a small_enough() problem. Nothing when float64 could round these integers, or overflow on these
-// floats: solve() takes care of those. Throws std::bad_alloc, at a thread's first call only.
+// floats, or where nearly all rows want the same columns: solve() takes care of those. Throws std::bad_alloc,
+// at a thread's first call only.
 std::optional<Status> solve_small(const MatrixView& cost, bool maximize, SmallAnswer* answer);
 
 }  // namespace rebasin_fast

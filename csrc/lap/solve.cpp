@@ -25,8 +25,9 @@ constexpr std::int64_t kSmall = simd::kScipyRows;
 // The largest integer below which float64 holds every integer.
 constexpr double kExactDouble = 9007199254740992.0;
 
-// From this many rows on candidate lists pay for the pass that makes them; sooner where rows are scattered in
-// memory and every look at one costs a copy.
+// From this many rows on candidate lists pay for the pass that makes them, beside row passes in float64 on
+// the matrix where it lies. Sooner where rows are scattered in memory and every look at one costs a copy, and
+// on what the solver for small problems has declined as contested, which square problems of that size are.
 constexpr std::int64_t kListsFrom = 480, kListsFromScattered = 128;
 
 // Duals stay below largest + 4 n range in magnitude; when float64 holds all integers up to there, it is
@@ -104,8 +105,8 @@ Result finish(const TypedView<T>& cost, double sign, Matching<Num> matching, boo
 template <class T>
 Method choose_method(const TypedView<T>& cost) {
     if (cost.rows <= kSmall) return Method::shortest_path;
-    const bool scattered = cost.col_stride != 1 || std::is_same_v<T, Half>;
-    return cost.rows < (scattered ? kListsFromScattered : kListsFrom) ? Method::dense : Method::jv;
+    const bool scattered = cost.col_stride != 1 || std::is_same_v<T, Half>, square = cost.rows == cost.cols;
+    return cost.rows < (scattered || square ? kListsFromScattered : kListsFrom) ? Method::dense : Method::jv;
 }
 
 // `cost` has rows <= cols.
@@ -182,7 +183,9 @@ Result solve(const MatrixView& cost, const Options& options) {
         }
         return result;
     }
-    if (options.method == Method::automatic && small_enough(cost))
+    // Beyond some size duals to start from spare more than the small solver, which has no use for them.
+    const bool warm = options.col_duals != nullptr && std::min(cost.rows, cost.cols) >= kListsFrom;
+    if (options.method == Method::automatic && options.ask_small && !warm && small_enough(cost))
         if (std::optional<Result> result = solve_as_small(cost, options)) return *std::move(result);
     // Rows must be the shorter side. A square problem in column order is solved as its transpose where it
     // lies, except when it is small: there ties are broken as SciPy breaks them, which depends on the

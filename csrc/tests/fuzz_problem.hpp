@@ -43,6 +43,27 @@ class Bytes {
     const std::uint8_t *at_, *end_;
 };
 
+template <class T>
+constexpr bool kReal = std::is_floating_point_v<Widened<T>>;
+
+// The number as an element of a matrix, to the nearest.
+template <class T>
+T element(double x) {
+    return static_cast<T>(x);
+}
+
+template <>
+inline Half element<Half>(double x) {
+    const auto sign = static_cast<std::uint16_t>(std::signbit(x) ? 0x8000 : 0);
+    if (std::isnan(x)) return {0x7E00};
+    const double magnitude = std::abs(x);
+    const int exponent = magnitude < 0x1p-14 ? -14 : magnitude >= 0x1p16 ? 16 : std::ilogb(magnitude);
+    if (exponent == 16) return {static_cast<std::uint16_t>(sign | 0x7C00)};
+    // The leading bit of what is not denormal counts one exponent up, and so does a carry.
+    const auto steps = static_cast<int>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
+    return {static_cast<std::uint16_t>(sign | (((exponent + 14) << 10) + steps))};
+}
+
 // What every problem of one element type has in common, as read from the input.
 struct Header {
     std::int64_t rows = 1, cols = 1;
@@ -63,6 +84,7 @@ struct Header {
             cols = 1 + in->take<std::uint16_t>() % 300;
         } else {
             rows = 1 + in->below(kind < 4 ? 70 : 12);
+            if (kind == 1 && in->one_in(8)) rows += 120;  // where lists begin
             cols = kind % 2 ? rows : 1 + in->below(kind < 4 ? 70 : 12);
         }
         if (in->one_in(2)) std::swap(rows, cols);
@@ -117,7 +139,7 @@ class CountDown final : public Interrupt {
 // The numbers sums are formed in: without rounding for integers, with 11 more bits than the solver's for
 // floats.
 template <class T>
-using Sum = std::conditional_t<std::is_integral_v<T>, int128, long double>;
+using Sum = std::conditional_t<kReal<T>, long double, int128>;
 
 // Least total cost over all ways to give every row a column; rows <= cols. Successive shortest paths with
 // duals, after the well-known 30-line program of A. Lopatin. False when forbidden cells leave no way.
@@ -234,46 +256,49 @@ class Call {
     void fill(Bytes* in) {
         // What lies between the elements must not be read: as a number it would show.
         std::fill(memory_.begin(), memory_.end(),
-                  std::is_floating_point_v<T> ? std::numeric_limits<T>::quiet_NaN()
-                                              : std::numeric_limits<T>::max());
+                  kReal<T> ? element<T>(kNaN) : std::numeric_limits<T>::max());
         std::mt19937_64 random(in->take<std::uint16_t>());
         std::vector<T> palette(in->one_in(3) ? 256 : static_cast<std::size_t>(1 + in->below(8)));
         const std::int64_t kind = in->below(6);
         for (T& value : palette) value = draw(kind, in->ended() ? random() : in->take<std::uint64_t>());
-        if (std::is_floating_point_v<T> && in->one_in(3)) {
-            const T forbidden = static_cast<T>(options_.maximize ? -kInfinity : kInfinity);
+        if (kReal<T> && in->one_in(3)) {
+            const T forbidden = element<T>(options_.maximize ? -kInfinity : kInfinity);
             const auto many = static_cast<std::size_t>(1 + in->below(4));
             for (std::size_t k = 0; k < std::min(many * palette.size() / 5 + 1, palette.size()); ++k)
                 palette[k] = forbidden;
         }
         const bool permutation = in->one_in(2);  // what keeps most problems with forbidden cells feasible
-        const bool invalid = std::is_floating_point_v<T> && in->one_in(32);
+        const bool invalid = kReal<T> && in->one_in(32);
         for (std::int64_t i = 0; i < view_.rows; ++i)
             for (std::int64_t j = 0; j < view_.cols; ++j)
                 at(i, j) = palette[(in->ended() ? random() : in->take<std::uint8_t>()) % palette.size()];
         if (permutation)
             for (std::int64_t k = 0; k < std::min(view_.rows, view_.cols); ++k)
-                at(k, (k * 7 + 3) % view_.cols) = static_cast<T>(random() % 100);
+                at(k, (k * 7 + 3) % view_.cols) = element<T>(static_cast<double>(random() % 100));
         if (invalid) {
-            const T bad[] = {std::numeric_limits<T>::quiet_NaN(), static_cast<T>(kInfinity),
-                             static_cast<T>(-kInfinity)};
+            const T bad[] = {element<T>(kNaN), element<T>(kInfinity), element<T>(-kInfinity)};
             at(static_cast<std::int64_t>(random() % view_.rows),
                static_cast<std::int64_t>(random() % view_.cols)) = bad[random() % 3];
         }
     }
 
     T draw(std::int64_t kind, std::uint64_t bits) const {
-        if constexpr (std::is_floating_point_v<T>) {
+        if constexpr (kReal<T>) {
+            constexpr int exponents = std::is_same_v<T, Half> ? 40 : 80;
             const double unit = static_cast<double>(bits >> 11) * 0x1p-53;
-            if (kind == 0) return static_cast<T>(bits % 10);
-            if (kind == 1) return static_cast<T>(unit - 0.5);
-            if (kind == 2) return static_cast<T>(1e4 + unit);
-            if (kind == 3) return static_cast<T>(1.0 + 1e-12 * unit);
-            if (kind == 4) return std::ldexp(static_cast<T>(unit), static_cast<int>(bits % 80) - 40);
+            if (kind == 0) return element<T>(static_cast<double>(bits % 10));
+            if (kind == 1) return element<T>(unit - 0.5);
+            if (kind == 2) return element<T>(1e4 + unit);
+            if (kind == 3) return element<T>(1.0 + 1e-12 * unit);
+            if (kind == 4)
+                return element<T>(
+                    std::ldexp(unit, static_cast<int>(bits % exponents) - (exponents == 40 ? 24 : 40)));
             T raw;  // denormals and every exponent
             std::memcpy(&raw, &bits, sizeof(T));
+            const auto value = static_cast<Widened<T>>(raw);
             // Nearer to overflow than this, sums of as many costs as the matrix has rows are infinite.
-            return std::isfinite(raw) && std::abs(raw) < std::numeric_limits<T>::max() / 1024 ? raw : T{1};
+            constexpr auto far = std::numeric_limits<Widened<T>>::max() / 1024;
+            return std::isfinite(value) && std::abs(value) < far ? raw : element<T>(1.0);
         } else {
             if (kind < 3) return static_cast<T>(bits % 10);
             if (kind == 3) return static_cast<T>(bits % 1000);
@@ -315,7 +340,7 @@ class Call {
                 const auto b = static_cast<std::int64_t>(turned ? i : j);
                 const Sum<T> c =
                     options_.maximize ? -static_cast<Sum<T>>(at(a, b)) : static_cast<Sum<T>>(at(a, b));
-                if constexpr (std::is_floating_point_v<T>) {
+                if constexpr (kReal<T>) {
                     if (std::isnan(c) || c == -kInfinity) return {Status::invalid_entry, 0};
                     forbidden[i * m + j] = c == kInfinity;
                 }
@@ -336,7 +361,7 @@ class Call {
         expected_ = static_cast<long double>(reference.optimum);
         const double rounding = options_.with_duals ? check_proof(result) : largest() * kRelative;
         const long double lost = static_cast<long double>(cost - reference.optimum);
-        if constexpr (std::is_integral_v<T>) {
+        if constexpr (!kReal<T>) {
             require(options_.max_gap > 0.0 || cost == reference.optimum, "the cost is the optimum");
             require(cost >= reference.optimum, "no cost is below the optimum");
             require(lost <= options_.max_gap, "the cost is within the tolerated gap");
@@ -362,8 +387,7 @@ class Call {
             const auto c = static_cast<Sum<T>>(at(i, j));
             cost += options_.maximize ? -c : c;
         }
-        if constexpr (std::is_floating_point_v<T>)
-            require(std::isfinite(cost), "no forbidden cell is chosen");
+        if constexpr (kReal<T>) require(std::isfinite(cost), "no forbidden cell is chosen");
         return cost;
     }
 
@@ -401,6 +425,7 @@ class Call {
     }
 
     static constexpr ElementType element_type() {
+        if constexpr (std::is_same_v<T, Half>) return ElementType::f16;
         if constexpr (std::is_same_v<T, float>) return ElementType::f32;
         if constexpr (std::is_same_v<T, double>) return ElementType::f64;
         constexpr ElementType of_size[2][4] = {
@@ -410,6 +435,7 @@ class Call {
     }
 
     static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    static constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
     static constexpr double kRelative = 1e-9;  // of the largest cost there could be
 
     Header header_;
@@ -423,7 +449,7 @@ class Call {
 // Aborts, and says why, when solve() breaks its contract on the problem these bytes stand for.
 inline void check(const std::uint8_t* data, std::size_t size) {
     Bytes in(data, size);
-    const std::int64_t type = in.below(12);
+    const std::int64_t type = in.below(13);
     const Header header(&in);
     switch (type) {
         case 0:
@@ -445,6 +471,8 @@ inline void check(const std::uint8_t* data, std::size_t size) {
         case 8:
         case 9:
             return Call<float>(header, &in).check();
+        case 10:
+            return Call<Half>(header, &in).check();
         default:
             return Call<double>(header, &in).check();
     }

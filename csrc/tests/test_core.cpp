@@ -192,6 +192,37 @@ TEST_CASE(small, "small problems with ties get the cells of the plain solver, wh
     });
 }
 
+TEST_CASE(contested, "where all rows want the same columns lists take over, whatever the instruction set") {
+    on_every_isa([&](const std::string& isa) {
+        for (const std::int64_t n : {127, 128, 200}) {
+            Matrix<float> c(n, n);
+            for (std::int64_t i = 0; i < n; ++i)
+                for (std::int64_t j = 0; j < n; ++j) c.at(i, j) = static_cast<float>((i + 1) * (j + 1));
+            const Options options{false, true, Method::automatic};
+            const Result result = solve(c.view(), options);
+            CHECK_WITH(result.stats.method == (n < 128 ? Method::dense : Method::jv), isa);
+            check_proven(c.view(), options, result, isa);
+        }
+    });
+}
+
+TEST_CASE(heavy_tails,
+          "prices start from zero where column minima are outliers, by the same bits everywhere") {
+    Random random(9);
+    std::cauchy_distribution<double> heavy;
+    for (const std::int64_t n : {30, 90, 170}) {
+        auto c = filled<double>(n, n, [&] { return heavy(random); });
+        const Options options{false, true, Method::automatic};
+        const Result first = solve(c.view(), options);
+        CHECK(first.stats.row_scans < 10 * n);
+        on_every_isa([&](const std::string& isa) {
+            const Result result = solve(c.view(), options);
+            check_proven(c.view(), options, result, isa);
+            CHECK_WITH(result.duals.row == first.duals.row && result.col_ind == first.col_ind, isa);
+        });
+    }
+}
+
 TEST_CASE(forbidden, "forbidden cells are avoided, and found infeasible when they cannot be") {
     Random random(3);
     for (int trial = 0; trial < 30; ++trial) {

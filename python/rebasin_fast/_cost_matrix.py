@@ -13,8 +13,9 @@ Duals: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 _EXACT_DOUBLE = 2**53
 
-# From so many elements on float16 is widened a row at a time, by the core, which takes longer but little memory.
-_LARGE = 2**18
+# From so many elements on float16 is widened a row at a time, by the core, which takes longer but little memory. What
+# has fewer is for the core's solver of small problems, which does not read float16.
+_LARGE = 640**2 + 1
 
 
 def as_cost(cost_matrix: Any) -> npt.NDArray[Any]:

@@ -3,3 +3,4 @@
 #include "lap/simd/kernels_body.hpp"
 #include "lap/simd/product_body.hpp"
 #include "lap/simd/small_body.hpp"
+#include "lap/simd/small_jv_body.hpp"

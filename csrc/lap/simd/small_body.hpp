@@ -1,20 +1,19 @@
-// The one body of the solver for small problems, included after kernels_body.hpp by one translation unit per
+// The one body of the solvers for small problems, included after kernels_body.hpp by one translation unit per
 // instruction set, under the same rules: nothing of the standard library, the same bits from all of them.
 //
-// Successive shortest augmenting paths (Crouse 2016); up to kScipyRows rows equal to SciPy's solver bit for
-// bit, beyond that after Jonker and Volgenant's column and row reduction, which leaves few rows to search
-// for. Equal to SciPy means: the same sums in the same order, and the same column among equally near ones.
-// SciPy visits columns through a list that starts in descending order and is kept dense by moving its last
-// entry into the gap; a free column beats an assigned one, the last visited wins among free ones, the first
-// visited among assigned ones. That list is needed only when several columns tie, and is made only then;
-// otherwise columns are relaxed in natural order.
+// This one is for up to kScipyRows rows: successive shortest augmenting paths (Crouse 2016), equal to SciPy's
+// solver bit for bit. That means: the same sums in the same order, and the same column among equally near
+// ones. SciPy visits columns through a list that starts in descending order and is kept dense by moving its
+// last entry into the gap; a free column beats an assigned one, the last visited wins among free ones, the
+// first visited among assigned ones. That list is needed only when several columns tie, and is made only
+// then; otherwise columns are relaxed in natural order. More rows: small_jv_body.hpp.
 #include "lap/simd/small_kernel.hpp"
 
 namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE {
 namespace {
 
 constexpr std::int64_t kWord = 64;  // columns per word of a column set
-constexpr std::int64_t kWords = kSmallCols / kWord;
+constexpr std::int64_t kWords = kScipyCols / kWord;
 
 struct ColumnSet {
     std::uint64_t word[kWords];
@@ -69,11 +68,12 @@ inline void convert_row(const T* row, D sign, std::int64_t n, double* out) {
     store(out + n - L, to_real<T, D>(row + n - L) * sign);
 }
 
+// Rows first ... end - 1.
 template <class T>
-void convert(const SmallProblem& problem, SmallWork* work) {
+void convert(const SmallProblem& problem, std::int64_t first, std::int64_t end, SmallWork* work) {
     const T* data = static_cast<const T*>(problem.data);
     const double sign = problem.maximize ? -1.0 : 1.0;
-    for (std::int64_t i = 0; i < problem.rows; ++i) {
+    for (std::int64_t i = first; i < end; ++i) {
         const T* row = data + i * problem.row_stride;
         double* out = work->cost + i * work->stride;
         store(out + work->stride - L, splat(kInf));
@@ -98,55 +98,19 @@ SmallOutcome check_entries(const SmallProblem& problem, const SmallWork& work) {
     return any(largest > problem.limit) ? SmallOutcome::beyond_limit : SmallOutcome::optimal;
 }
 
+// Whether entries of this type can be what a problem must not contain.
 template <class T>
-SmallOutcome read(const SmallProblem& problem, SmallWork* work) {
-    convert<T>(problem, work);
-    constexpr bool real = static_cast<T>(0.5) != 0;
-    if constexpr (real || sizeof(T) == 8) return check_entries(problem, *work);
-    return SmallOutcome::optimal;
-}
+constexpr bool kToBeChecked = static_cast<T>(0.5) != 0 || sizeof(T) == 8;
 
-SmallOutcome read_entries(const SmallProblem& problem, SmallWork* work) {
-    switch (problem.type) {
-        case ElementType::f16:
-            return SmallOutcome::beyond_limit;
-        case ElementType::f32:
-            return read<float>(problem, work);
-        case ElementType::i8:
-            return read<std::int8_t>(problem, work);
-        case ElementType::u8:
-            return read<std::uint8_t>(problem, work);
-        case ElementType::i16:
-            return read<std::int16_t>(problem, work);
-        case ElementType::u16:
-            return read<std::uint16_t>(problem, work);
-        case ElementType::i32:
-            return read<std::int32_t>(problem, work);
-        case ElementType::u32:
-            return read<std::uint32_t>(problem, work);
-        case ElementType::i64:
-            return read<std::int64_t>(problem, work);
-        case ElementType::u64:
-            return read<std::uint64_t>(problem, work);
-        case ElementType::f64:
-            break;
-    }
-    return read<double>(problem, work);
-}
-
-class SmallSolver {
+class ScipySolver {
   public:
-    SmallSolver(const SmallProblem& problem, SmallWork* work)
+    ScipySolver(const SmallProblem& problem, SmallWork* work)
         : w_(*work), rows_(problem.rows), cols_(problem.cols), width_(work->stride) {}
 
     SmallOutcome solve() {
         start();
-        if (rows_ > kScipyRows && !reduce()) return SmallOutcome::infeasible;
-        for (std::int64_t row = 0; row < rows_; ++row) {
-            if (w_.col_of_row[row] >= 0) continue;
-            ++w_.augmentations;
-            if (!augment(row)) return SmallOutcome::infeasible;
-        }
+        for (; w_.augmentations < rows_; ++w_.augmentations)
+            if (!augment(w_.augmentations)) return SmallOutcome::infeasible;
         return SmallOutcome::optimal;
     }
 
@@ -173,94 +137,6 @@ class SmallSolver {
         w_.free_columns[column / kWord] &= ~(std::uint64_t{1} << (column % kWord));
         w_.col_of_row[row] = column;
         w_.row_of_col[column] = row;
-        w_.offset_of_col[column] = row * width_;
-    }
-
-    // Jonker and Volgenant's start. Rectangular problems start from zero prices: a column left unmatched must
-    // end with price 0. False when a column of a square problem is all forbidden.
-    bool reduce() {
-        if (rows_ == cols_ && !reduce_columns()) return false;
-        std::int64_t left = 0;
-        for (std::int64_t i = 0; i < rows_; ++i)
-            if (w_.col_of_row[i] < 0) w_.scanned[left++] = i;
-        reduce_rows(left);
-        for (std::int64_t i = 0; i < rows_; ++i) {
-            const std::int64_t j = w_.col_of_row[i];
-            if (j >= 0) w_.u[i] = w_.cost[i * width_ + j] - w_.v[j];
-        }
-        return true;
-    }
-
-    // v_j = min_i c_ij; each row takes the lowest column whose minimum it is the first to hold.
-    bool reduce_columns() {
-        for (std::int64_t j = 0; j < width_; j += L) {
-            D best = load<D>(w_.cost + j);
-            I64 argmin{};
-            for (std::int64_t i = 1; i < rows_; ++i) {
-                const D c = load<D>(w_.cost + i * width_ + j);
-                argmin = c < best ? I64{} + i : argmin;
-                best = lesser(c, best);
-            }
-            store(w_.v + j, best);
-            store(w_.pred + j, argmin);
-        }
-        w_.row_scans += rows_;
-        for (std::int64_t j = 0; j < cols_; ++j) {
-            if (!(w_.v[j] < kInf)) return false;
-            if (w_.col_of_row[w_.pred[j]] < 0) assign(w_.pred[j], j);
-        }
-        for (std::int64_t j = cols_; j < width_; ++j) w_.v[j] = 0.0;
-        return true;
-    }
-
-    // Bidding over the first `count` rows of `scanned`; a displaced row goes on at once. The budget ends
-    // chains of ever smaller falls: who bids in vain, or comes too late, stays free.
-    void reduce_rows(std::int64_t count) {
-        std::int64_t budget = kReductionBudget * rows_;
-        for (std::int64_t k = 0; k < count && budget > 0; --budget) {
-            const std::int64_t displaced = bid(w_.scanned[k++]);
-            if (displaced >= 0) w_.scanned[--k] = displaced;
-        }
-    }
-
-    // A row takes its best column, whose price falls until the second best is as good. Among equals it takes
-    // a free one; it displaces nobody without making the price fall. Returns the displaced row, or -1.
-    std::int64_t bid(std::int64_t i) {
-        static constexpr InOneLane one(1.0);
-        ++w_.row_scans;
-        const TwoSmallest best = two_smallest_of(i);
-        if (!(best.first < kInf)) return -1;
-        if (best.first == best.second) {
-            const std::int64_t j = free_column_at(i, best.first);
-            if (j >= 0) assign(i, j);
-            return -1;
-        }
-        const std::int64_t j = best.index, lane = j % L;
-        const double fall = best.second < kInf ? best.second - best.first : 0.0;
-        const bool taken = !is_free(j);
-        if (taken && !(w_.v[j] - fall < w_.v[j])) return -1;
-        double* v = w_.v + (j - lane);  // a whole vector, as in close()
-        store(v, load<D>(v) - one(lane) * fall);
-        const std::int64_t displaced = taken ? w_.row_of_col[j] : -1;
-        if (taken) w_.col_of_row[displaced] = -1;
-        assign(i, j);
-        return displaced;
-    }
-
-    TwoSmallest two_smallest_of(std::int64_t i) const {
-        const double* cost = w_.cost + i * width_;
-        return two_smallest(width_, [&](std::int64_t j) { return load<D>(cost + j) - load<D>(w_.v + j); });
-    }
-
-    // The lowest free column where the row's reduced cost has this value, or -1.
-    std::int64_t free_column_at(std::int64_t i, double value) const {
-        const double* cost = w_.cost + i * width_;
-        for (std::int64_t j = 0; j < width_; j += L) {
-            const unsigned equal = bits_where_equal(load<D>(cost + j) - load<D>(w_.v + j), splat(value));
-            const unsigned hits = equal & static_cast<unsigned>(w_.free_columns[j / kWord] >> (j % kWord));
-            if (hits != 0) return j + __builtin_ctz(hits);
-        }
-        return -1;
     }
 
     // Gives `row` a column; false when no path reaches a free one.
@@ -299,8 +175,8 @@ class SmallSolver {
     // Extends the path of length `base` that ends in `column` through its row. A scanned column has length
     // NaN, which nothing is less than, and which is less than nothing.
     D relax(std::int64_t column, D base) {
-        const double* cost = w_.cost + w_.offset_of_col[column];
         const std::int64_t i = w_.row_of_col[column];
+        const double* cost = w_.cost + i * width_;
         const D u = splat(w_.u[i]);
         const I64 me = I64{} + i;
         D best = splat(kInf);
@@ -363,23 +239,8 @@ class SmallSolver {
         return {choose(some_free != 0 ? free : equal, some_free != 0), some_free != 0};
     }
 
-    // The first column of a set from a place on that is another one each time: searches that went on from the
-    // lowest would pass through the same rows over and over (see dense.cpp).
-    std::int64_t another(const ColumnSet& set) {
-        constexpr std::uint32_t golden = 2654435769;  // 2^32 over the golden ratio
-        somewhere_ += golden;
-        const std::int64_t from = static_cast<std::int64_t>(somewhere_) * cols_ >> 32;
-        const std::uint64_t later = set.word[from / kWord] & ~std::uint64_t{0} << (from % kWord);
-        if (later != 0) return from / kWord * kWord + __builtin_ctzll(later);
-        for (std::int64_t k = from / kWord + 1; k * kWord < width_; ++k)
-            if (set.word[k] != 0) return k * kWord + __builtin_ctzll(set.word[k]);
-        for (std::int64_t k = 0;; ++k)
-            if (set.word[k] != 0) return k * kWord + __builtin_ctzll(set.word[k]);
-    }
-
     // The column of a set that SciPy visits last, if `last`, else first.
     std::int64_t choose(const ColumnSet& set, bool last) {
-        if (rows_ > kScipyRows) return another(set);
         std::int64_t lowest = -1, highest = -1;
         for (std::int64_t k = 0; k * kWord < width_; ++k) {
             if (set.word[k] == 0) continue;
@@ -436,25 +297,18 @@ class SmallSolver {
         }
     }
 
-    static constexpr std::int64_t kReductionBudget = 1;  // row scans per row
-
     SmallWork& w_;
     const std::int64_t rows_, cols_, width_;
     std::int64_t count_ = 0;   // columns scanned by the current search
     std::int64_t listed_ = 0;  // those of them taken out of `remaining` so far
-    std::uint32_t somewhere_ = 0;
 };
 
-SmallOutcome solve_small_in(const SmallProblem& problem, SmallWork* work) {
-    work->stride = (problem.cols + L - 1) / L * L;
-    const SmallOutcome readable = read_entries(problem, work);
-    return readable == SmallOutcome::optimal ? SmallSolver(problem, work).solve() : readable;
+template <class T>
+SmallOutcome solve_as_scipy(const SmallProblem& problem, SmallWork* work) {
+    convert<T>(problem, 0, problem.rows, work);
+    const SmallOutcome readable = kToBeChecked<T> ? check_entries(problem, *work) : SmallOutcome::optimal;
+    return readable == SmallOutcome::optimal ? ScipySolver(problem, work).solve() : readable;
 }
 
 }  // namespace
-
-SolveSmall solve_small_kernel() {
-    return &solve_small_in;
-}
-
 }  // namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE
