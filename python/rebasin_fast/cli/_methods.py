@@ -80,17 +80,22 @@ def match_many(
     """Match all models to the mean of the others."""
     from rebasin_fast.merge_many import merge_many
 
-    found = merge_many(network.spec, list(models), seed=settings.seed, progress=progress)
+    found = merge_many(
+        network.spec, list(models), seed=settings.seed, max_cache_bytes=settings.cache_bytes, progress=progress
+    )
     facts = {"distance": list(found.distance), "sweeps": found.sweeps, "converged": found.converged}
     return Matched(found.permutations, facts, found.params)
 
 
 def aligned(network: Network, checkpoint: Checkpoint, permutation: Mapping[str, IndexArray]) -> Parameters:
-    """Return a model with its units reordered; of a mapped file tensor by tensor, when they are asked for."""
+    """Return a model with its units reordered, tensor by tensor, when they are asked for.
+
+    Not of a file of torch's, in which tensors may be one, and are to be one again.
+    """
     from rebasin_fast.permute import apply_permutation, permuted, validate_permutation
 
     params = checkpoint.params
-    if not checkpoint.mapped:
+    if checkpoint.is_torch_file:
         return apply_permutation(network.spec, permutation, params)
     network.spec.validate(params, str(checkpoint.path), matching=False)
     validate_permutation(network.spec, permutation, params)

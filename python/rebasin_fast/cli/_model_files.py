@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_fast._extras import require
 from rebasin_fast._files import check_folder_writable, check_writable, whole_files, whole_folder
-from rebasin_fast._safetensors import form_of, in_file_order, write_tensors
+from rebasin_fast._safetensors import form_of, write_tensors
 from rebasin_fast._version import __version__
 from rebasin_fast.cli._checkpoints import INDEX, open_checkpoint
 
@@ -78,8 +78,7 @@ def write_model(params: Parameters, out: Path, like: Checkpoint, made: Mapping[s
     with whole_files(_targets(out, like.path), overwrite=force) as temporary:
         if kind == "safetensors":
             metadata = _metadata(like, made)
-            forms = like.forms() if like.mapped else in_file_order({n: form_of(t) for n, t in params.items()})
-            _write_tensors(temporary[0], forms, params, metadata, out)
+            _write_tensors(temporary[0], like.forms(), params, metadata, out)
             return
         torch = require("torch", "torch")
         try:
@@ -126,11 +125,13 @@ def _write_folder(params: Parameters, out: Path, like: Checkpoint, made: Mapping
     forms, metadata = like.forms(), _metadata(like, made)
     with whole_folder(out, overwrite=force) as folder:
         for shard, names in like.shards.items():
-            _write_tensors(folder / shard, {name: forms[name] for name in names}, params, metadata, out)
-        index = like.path / INDEX
-        if index.exists():
-            content = json.loads(index.read_text(encoding="utf-8"))
+            held = {name: form for name, form in forms.items() if name in names}
+            _write_tensors(folder / shard, held, params, metadata, out)
+        if like.index is not None:
+            content = json.loads(like.index.read_text(encoding="utf-8"))
             content["metadata"] = {**(content.get("metadata") or {}), _RECORD: dict(made)}
+            shard_of = {name: shard for shard, names in like.shards.items() for name in names}
+            content["weight_map"] = {name: shard_of[name] for name in content["weight_map"]}
             (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for path in like.companions():
             shutil.copyfile(path, folder / path.name)

@@ -122,7 +122,7 @@ class Work:
         else:
             first, second = self.checkpoints
             moved = methods.aligned(self.network, second, found.permutations[1])
-            lazily = bool(first.mapped and second.mapped)
+            lazily = not (first.is_torch_file or second.is_torch_file)
             merged, weights = methods.interpolated(first.params, moved, lam, lazily=lazily), [1 - lam, lam]
         if not self._plan.repair:
             return merged
