@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 
 import pytest
 import torch
@@ -205,7 +206,18 @@ def test_a_released_file_is_read_again_and_held_tensors_stay(tmp_path):
     assert len(file) == len(params)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
+def test_an_archive_that_was_packed_again_is_read_as_it_is(tmp_path):
+    """Torch maps a compressed one as if it were none."""
+    params = {"a": torch.arange(1000.0), "b": torch.zeros(100_000)}
+    torch.save(params, tmp_path / "a.pt")
+    source = zipfile.ZipFile(tmp_path / "a.pt")
+    with source, zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in source.namelist():
+            packed.writestr(name, source.read(name))
+    assert same(open_checkpoint(tmp_path / "packed.pt").params, params)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 def test_opening_reads_no_numbers(tmp_path):
     """Neither a whole file into memory nor its pages: 64 MiB would show."""
     folder = write(tmp_path / "a", {"x": torch.zeros(1 << 24), "y": torch.zeros(2)})

@@ -28,8 +28,8 @@ def load_torch_file(path: Path, name: str, *, mapped: bool = False) -> object:
     name : str
         What messages call it.
     mapped : bool, default False
-        Whether its tensors may be views of the file, which then has to stay as it is. Files of before torch 1.6 are no
-        archives, and are always read whole.
+        Whether its tensors may be views of the file, which then has to stay as it is. Files of before torch 1.6, which
+        are no archives, and compressed ones are always read whole.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def load_torch_file(path: Path, name: str, *, mapped: bool = False) -> object:
         pass
     torch = require("torch", "torch")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_mappable(path))
     except ImportError:
         raise
     except Exception as error:  # torch's, pickle's and zipfile's own kinds, none of which they share
@@ -112,6 +112,14 @@ class TorchFile(Mapping[str, Any]):
             whole: Any = load_torch_file(self.path, str(self.path), mapped=True)
             kept = self._kept = whole if self._key is None else whole[self._key]
         return kept
+
+
+def _is_mappable(path: Path) -> bool:
+    """Say whether tensors lie in the file as they are in memory: one packed again by other programs may be compressed."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _form(path: Path, name: str, tensor: torch.Tensor) -> Form:
