@@ -75,13 +75,21 @@ def match_pair(
 
 
 def match_many(
-    network: Network, models: Sequence[Parameters], settings: Settings, progress: Progress | None
+    network: Network, checkpoints: Sequence[Checkpoint], settings: Settings, progress: Progress | None
 ) -> Matched:
-    """Match all models to the mean of the others."""
+    """Match all models to the mean of the others; held are the sum and, of the files, one model at a time."""
     from rebasin_fast.merge_many import merge_many
 
+    def visited(stage: str, done: int, total: int) -> None:
+        for checkpoint in checkpoints:
+            for file in checkpoint.mapped:
+                file.release()
+        if progress is not None:
+            progress(stage, done, total)
+
+    models = [checkpoint.params for checkpoint in checkpoints]
     found = merge_many(
-        network.spec, list(models), seed=settings.seed, max_cache_bytes=settings.cache_bytes, progress=progress
+        network.spec, models, seed=settings.seed, max_cache_bytes=settings.cache_bytes, progress=visited
     )
     facts = {"distance": list(found.distance), "sweeps": found.sweeps, "converged": found.converged}
     return Matched(found.permutations, facts, found.params)

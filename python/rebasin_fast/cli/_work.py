@@ -106,12 +106,12 @@ class Work:
 
     def matched(self) -> methods.Matched:
         """Match, by the method of the plan."""
-        plan, params = self._plan, [checkpoint.params for checkpoint in self.checkpoints]
+        plan = self._plan
         settings = methods.Settings(self._seed, plan.max_memory // 2, plan.batch_size, plan.epochs)
         with self._on_data():
             if plan.method == "many":
-                return methods.match_many(self.network, params, settings, self._progress)
-            a, b = params
+                return methods.match_many(self.network, self.checkpoints, settings, self._progress)
+            a, b = (checkpoint.params for checkpoint in self.checkpoints)
             return methods.match_pair(plan.method, self.network, a, b, self._examples, settings, self._progress)
 
     def merged(self, found: methods.Matched, lam: float) -> Parameters:

@@ -89,7 +89,7 @@ class Recipe:
     network : Network
     dataset : str
         A name that `rebasin_fast.datasets.load_dataset` knows.
-    epochs, batch_size, lr, optimizer, schedule
+    epochs, batch_size, lr, optimizer, schedule, weight_decay, max_gradient_norm
         As in `rebasin_fast.training.train`.
     pool : int
         Images are averaged over squares of so many pixels a side first.
@@ -106,6 +106,8 @@ class Recipe:
     lr: float = 1e-3
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
+    weight_decay: float = 0.0
+    max_gradient_norm: float | None = None
     pool: int = 1
     examples: int | None = None
     snapshots: tuple[int, ...] = ()
