@@ -1,7 +1,7 @@
 """Peak memory of MergeMany on files, beside what it is said to hold: the sum, one model, and twice the largest cost.
 
 Usage:
-    python bench/merge_memory.py [--networks mlp4096] [--formats safetensors,pt] [--by merge_many,command] [--models 4] [--json OUT]
+    python bench/merge_memory.py [--networks mlp4096] [--formats safetensors,pt] [--by merge_many,command] [--models 4]
 
 Networks planted from one (permuted, with noise) are written to files, each forgotten before the next. Then they are
 merged from there; the figure is the rise of the resident set over what it was before the call, results and pages of
@@ -20,14 +20,14 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from arguments import add_json, names, positive_int
-from environment import caption, environment, write_json
+from environment import environment, tell
 from worker import PeakMemory
 
 _NOISE = 0.1  # over the weights': little enough for every planted unit to be found
@@ -175,15 +175,11 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     about = environment(torch=torch.__version__, models=options.models)
     warm_up()
-    rows = []
-    print(HEADER)
-    for network, form, by in itertools.product(options.networks, options.formats, options.by):
-        rows.append(measure(network, form, options.models, by))
-        print(line(rows[-1]), flush=True)
-        if options.json is not None:
-            write_json(options.json, {"environment": about, "rows": [asdict(row) for row in rows]})
     print("* peak less twice the largest cost matrix, in models; the sum and one model make 2")
-    print(caption(about))
+    print(HEADER)
+    cases = itertools.product(options.networks, options.formats, options.by)
+    rows = (measure(network, form, options.models, by) for network, form, by in cases)
+    tell(rows, line, about, options.json)
     return 0
 
 

@@ -119,10 +119,10 @@ def test_an_interrupted_command_is_json_too(tmp_path, call, monkeypatch):
     assert json.loads(out) == {"error": "interrupted", "exit_code": 130}
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_output_that_cannot_be_written_is_a_failure(tmp_path):
     program = [sys.executable, "-c", PROGRAM, "info", "--json"]
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode in (1, 2)
     assert "No space left" in done.stderr

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,7 +255,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, call, pair, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("rebasin_fast.cli._model_files.write_tensors", lambda path, *_: half(path))
-    monkeypatch.setattr("torch.save", lambda _, path: half(path))
+    monkeypatch.setattr("torch.save", lambda _, file: half(Path(file.name)))
     before = sorted(tmp_path.iterdir())
     for command in ("merge", "match"):
         code, out, err = call(command, *pair, "-o", tmp_path / "new" / "m.safetensors", *ARCH)

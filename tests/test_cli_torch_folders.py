@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,7 +153,9 @@ def damage(folder, kind):
         content["weight_map"][first_name] = f"../a/{SHARDS[1]}"
     elif kind == "shard of the other kind":
         save_file(held, second.with_suffix(".safetensors"))
-        content["weight_map"] = {name: shard.replace("2.bin", "2.safetensors") for name, shard in content["weight_map"].items()}
+        content["weight_map"] = {
+            name: shard.replace("2.bin", "2.safetensors") for name, shard in content["weight_map"].items()
+        }
     elif kind == "other shapes":
         shutil.rmtree(folder)
         write(folder, network(1, (6, 25, 18, 4)))
@@ -217,7 +220,7 @@ def test_an_archive_that_was_packed_again_is_read_as_it_is(tmp_path):
     assert same(open_checkpoint(tmp_path / "packed.pt").params, params)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_opening_reads_no_numbers(tmp_path):
     """Neither a whole file into memory nor its pages: 64 MiB would show."""
     folder = write(tmp_path / "a", {"x": torch.zeros(1 << 24), "y": torch.zeros(2)})
@@ -232,5 +235,4 @@ def test_opening_reads_no_numbers(tmp_path):
 
 
 def _resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

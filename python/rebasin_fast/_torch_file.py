@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_fast._extras import require
+from rebasin_fast._files import check_regular
 from rebasin_fast._safetensors import Form, form_of
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ def load_torch_file(path: Path, name: str, *, mapped: bool = False) -> object:
     OSError
         The file cannot be opened.
     ValueError
-        The file is broken, or holds more than tensors, numbers, texts and containers of these.
+        It is no regular file, or broken, or holds more than tensors, numbers, texts and containers of these.
     ImportError
         Without torch.
     """
-    with path.open("rb"):  # a missing file is an OSError of Python's, whatever torch makes of it
+    check_regular(path)
+    with path.open("rb"):  # one that may not be read is an OSError of Python's, whatever torch makes of it
         pass
     torch = require("torch", "torch")
     try:
@@ -103,7 +105,7 @@ class TorchFile(Mapping[str, Any]):
         return self._forms[name]
 
     def release(self) -> None:
-        """Let go of what has been read, but for tensors that somebody still holds; what is needed again, is read again."""
+        """Let go of what has been read, but for tensors that somebody holds; what is needed again, is read again."""
         self._kept = None
 
     def _loaded(self) -> Mapping[str, Any]:
@@ -115,7 +117,7 @@ class TorchFile(Mapping[str, Any]):
 
 
 def _is_mappable(path: Path) -> bool:
-    """Say whether tensors lie in the file as they are in memory: one packed again by other programs may be compressed."""
+    """Say whether tensors lie in the file as in memory: an archive packed again may be compressed."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -125,7 +127,7 @@ def _is_mappable(path: Path) -> bool:
 def _form(path: Path, name: str, tensor: torch.Tensor) -> Form:
     if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.device.type != "cpu":
         what = "quantized" if tensor.is_quantized else f"{str(tensor.layout).removeprefix('torch.')}"
-        raise ValueError(f"{path}: {name!r} is a {what} tensor on {tensor.device}; expected a dense one with its numbers")
+        raise ValueError(f"{path}: {name!r} is a {what} tensor on {tensor.device}; expected a dense one")
     try:
         return form_of(tensor)
     except ValueError as error:

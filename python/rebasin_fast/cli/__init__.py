@@ -95,7 +95,11 @@ def _failure_as_json(wanted: bool, told: Told) -> Iterator[None]:
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else FAILED
         if wanted and code not in (0, None) and not told.json:
-            unforeseen = "wrong usage, see standard error" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+            unforeseen = (
+                "wrong usage, see standard error"
+                if isinstance(error, SystemExit)
+                else f"{type(error).__name__}: {error}"
+            )
             with suppress(OSError):  # nobody listens any more
                 print_json({"error": told.complaints[-1] if told.complaints else unforeseen, "exit_code": code})
                 sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option, Typer
 
 from rebasin_fast._extras import require
-from rebasin_fast._files import whole_files
+from rebasin_fast._files import told_as, whole_files
 from rebasin_fast.cli import _methods as methods
 from rebasin_fast.cli import _model_files as files
 from rebasin_fast.cli._architecture import Architecture
@@ -112,7 +112,7 @@ def barrier(
                 network, checkpoints, read, match, (lambdas, interpolation, batch_size, seed), data, progress
             )
         if figure is not None:
-            with whole_files([figure], overwrite=force) as (temporary,):
+            with whole_files([figure], overwrite=force) as (temporary,), told_as(figure):
                 _drawn(curves, f"{a.name} to {b.name}, {len(read)} examples").savefig(temporary, dpi=200)
         if as_json:
             facts = {name: _facts(curve) for name, curve in curves.items()}

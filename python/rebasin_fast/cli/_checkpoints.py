@@ -187,7 +187,7 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
 def _shard(path: Path) -> MappedFile | TorchFile:
     if path.suffix == ".safetensors":
         return _readable(MappedFile(path))
-    loaded = load_torch_file(path, str(path), mapped=True)
+    loaded: Any = load_torch_file(path, str(path), mapped=True)
     if not _are_parameters(loaded):
         raise TypeError(f"{path} does not hold a mapping of names to tensors alone")
     return _readable(TorchFile(path, loaded=loaded))

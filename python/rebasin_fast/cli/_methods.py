@@ -88,9 +88,7 @@ def match_many(
             progress(stage, done, total)
 
     models = [checkpoint.params for checkpoint in checkpoints]
-    found = merge_many(
-        network.spec, models, seed=settings.seed, max_cache_bytes=settings.cache_bytes, progress=visited
-    )
+    found = merge_many(network.spec, models, seed=settings.seed, max_cache_bytes=settings.cache_bytes, progress=visited)
     facts = {"distance": list(found.distance), "sweeps": found.sweeps, "converged": found.converged}
     return Matched(found.permutations, facts, found.params)
 

@@ -16,6 +16,7 @@ from rebasin_fast._networks import ChannelNorm
 
 _NORMS = {"layer_norm": ChannelNorm, "batch_norm": nn.BatchNorm2d}
 
+
 class ResNet20(_networks.ResNet20):
     """He et al. (2016), section 4.2."""
 

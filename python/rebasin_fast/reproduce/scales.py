@@ -53,7 +53,7 @@ _RESNET["smoke"] = replace(
 )
 
 _VGG = {
-    # With layer norm, and no residual stream through its 13 layers, it needs small steps not to lose its units early on,
+    # With layer norm, and no residual stream through 13 layers, it needs small steps not to lose its units early on,
     # and so keeps what it began with. With batch norm it learns as fast as the ResNet.
     "smoke": replace(_RESNET["smoke"], network=Network("vgg16", 1, "batch_norm")),
     "small": replace(_RESNET["small"], network=Network("vgg16", 1, "batch_norm"), pool=2),

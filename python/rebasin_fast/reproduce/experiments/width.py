@@ -64,11 +64,9 @@ def _draw(measured: Measured[BarrierCase]) -> Any:
             heights = [found[way]["barrier"] for _, found in cases]
             axes[0, column].plot(widths, heights, "o-", ms=4, color=color, label=way)
         recipe = cases[0][0].recipe
-        names = {"mlp": "MLP, 3 layers", "resnet20": "ResNet20", "vgg16": "VGG16"}
+        name = "MLP, 3 layers" if recipe.network.kind == "mlp" else str(recipe.network).partition(",")[0]
         x = "units a layer" if recipe.network.kind == "mlp" else "multiplier of the width"
-        drawing.label(
-            axes[0, column], f"{names[recipe.network.kind]} on {recipe.dataset}", x, "" if column else "test barrier"
-        )
+        drawing.label(axes[0, column], f"{name} on {recipe.dataset}", x, "" if column else "test barrier")
         axes[0, column].set_xscale("log", base=2)
         axes[0, column].set_xticks(widths, [str(Fraction(width)) for width in widths])
         axes[0, column].minorticks_off()
