@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
-from rebasin_fast import apply_permutation, interpolate, merge_many, mlp, weight_matching
+from rebasin_fast import apply_permutation, interpolate, merge_many, mlp, random_permutation, weight_matching
 from rebasin_fast._safetensors import form_of
 from rebasin_fast._torch_file import TorchFile
-from rebasin_fast.cli._checkpoints import open_checkpoint
+from rebasin_fast.cli import _methods as methods
+from rebasin_fast.cli._architecture import Network
+from rebasin_fast.cli._checkpoints import Lazily, open_checkpoint
 
 WIDTHS = (6, 24, 18, 4)
 SPEC = mlp(WIDTHS)
@@ -236,3 +238,17 @@ def test_opening_reads_no_numbers(tmp_path):
 
 def _resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_torch_files_into_safetensors_are_merged_tensor_by_tensor(tmp_path, call, spec):
+    """With the numbers that the whole has."""
+    for seed in range(2):
+        torch.save(network(seed), tmp_path / f"{seed}.pt")
+    pair = [tmp_path / "0.pt", tmp_path / "1.pt"]
+    for out in ("m.safetensors", "m.pt"):
+        code, _, err = call("merge", *pair, "-o", tmp_path / out, *spec, "--max-memory", "1M")
+        assert (code, err) == (0, "")
+    whole = torch.load(tmp_path / "m.pt", weights_only=True)
+    assert same(load_file(tmp_path / "m.safetensors"), whole)
+    held = methods.aligned(Network(SPEC), open_checkpoint(pair[0]), random_permutation(SPEC, 0))
+    assert isinstance(held, Lazily)

@@ -392,7 +392,7 @@ def test_the_biased_split_is_the_papers():
 
 
 @pytest.mark.parametrize("network", [*CONVOLUTIONAL, Network("mlp", 16)])
-@pytest.mark.parametrize("side", [28, 14])
+@pytest.mark.parametrize("side", [28, 14, 7])
 def test_networks_have_the_symmetries_of_their_specs(network, side):
     features = side * side
     model, spec = network.build(features, 10), network.spec(features, 10)

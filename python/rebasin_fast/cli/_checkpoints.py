@@ -68,11 +68,6 @@ class Checkpoint:
         """Whether it is a folder of shards."""
         return bool(self.shards)
 
-    @property
-    def is_torch_file(self) -> bool:
-        """Whether it is a single file of torch's, in which tensors may share memory."""
-        return not self.is_folder and isinstance(self.mapped[0], TorchFile)
-
     def forms(self) -> dict[str, Form]:
         """Return dtype and shape of every tensor, in the order in which they are best written as safetensors."""
         found = {name: file.form(name) for file in self.mapped for name in file}

@@ -93,27 +93,30 @@ def match_many(
     return Matched(found.permutations, facts, found.params)
 
 
-def aligned(network: Network, checkpoint: Checkpoint, permutation: Mapping[str, IndexArray]) -> Parameters:
-    """Return a model with its units reordered, tensor by tensor, when they are asked for.
+def aligned(
+    network: Network, checkpoint: Checkpoint, permutation: Mapping[str, IndexArray], *, whole: bool = False
+) -> Parameters:
+    """Return a model with its units reordered: tensor by tensor, when they are asked for, or the whole of it now.
 
-    Not of a file of torch's, in which tensors may be one, and are to be one again.
+    Tensors that are one in the checkpoint are one in the whole model, as torch's files can tell and safetensors cannot.
     """
     from rebasin_fast.permute import apply_permutation, permuted, validate_permutation
 
     params = checkpoint.params
-    if checkpoint.is_torch_file:
-        return apply_permutation(network.spec, permutation, params)
+    if whole:
+        # From one reading: whether two tensors are one is told by where they lie.
+        return apply_permutation(network.spec, permutation, dict(params.items()))
     network.spec.validate(params, str(checkpoint.path), matching=False)
     validate_permutation(network.spec, permutation, params)
     return Lazily(params, lambda name: permuted(network.spec, permutation, name, params[name]))
 
 
-def interpolated(a: Parameters, b: Parameters, lam: float, *, lazily: bool) -> Parameters:
-    """Return the point between two models."""
+def interpolated(a: Parameters, b: Parameters, lam: float, *, whole: bool) -> Parameters:
+    """Return the point between two models, as `aligned` does."""
     from rebasin_fast.interpolate import interpolate
 
-    if not lazily:
-        return interpolate(a, b, lam)
+    if whole:
+        return interpolate(dict(a.items()), b, lam)
     return Lazily(a, lambda name: interpolate({name: a[name]}, {name: b[name]}, lam)[name])
 
 

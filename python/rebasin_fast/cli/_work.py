@@ -114,16 +114,15 @@ class Work:
             a, b = (checkpoint.params for checkpoint in self.checkpoints)
             return methods.match_pair(plan.method, self.network, a, b, self._examples, settings, self._progress)
 
-    def merged(self, found: methods.Matched, lam: float) -> Parameters:
-        """Return the merged model."""
+    def merged(self, found: methods.Matched, lam: float, *, whole: bool) -> Parameters:
+        """Return the merged model, tensor by tensor or the whole of it: see `methods.aligned`."""
         pairs = list(zip(self.checkpoints, found.permutations, strict=True))
         if found.merged is not None:
             merged, weights = found.merged, [1 / len(pairs)] * len(pairs)
         else:
             first, second = self.checkpoints
-            moved = methods.aligned(self.network, second, found.permutations[1])
-            lazily = not (first.is_torch_file or second.is_torch_file)
-            merged, weights = methods.interpolated(first.params, moved, lam, lazily=lazily), [1 - lam, lam]
+            moved = methods.aligned(self.network, second, found.permutations[1], whole=whole)
+            merged, weights = methods.interpolated(first.params, moved, lam, whole=whole), [1 - lam, lam]
         if not self._plan.repair:
             return merged
         assert self._examples is not None
