@@ -195,6 +195,7 @@ def broken_files(folder):
     write(folder / "half.pt", network(1, torch.float16))
     write(folder / "nan.pt", good | {"layer0.bias": torch.full((24,), torch.nan)})
     write(folder / "nested.pt", {"state_dict": good})
+    write(folder / "whole.pt", {name: tensor.to(torch.int32) for name, tensor in good.items()})
     return {
         "missing.pt": "missing.pt",
         "torn.safetensors": "cannot be read",
@@ -205,7 +206,8 @@ def broken_files(folder):
         "extra.pt": "head.weight",
         "wide.pt": "(25, 6)",
         "half.pt": "float16",
-        "nan.pt": "NaN",
+        "nan.pt": "nan.pt['layer0.bias'] holds NaN",
+        "whole.pt": "whole.pt['layer0.",
         "nested.pt": "mapping of names to tensors",
     }
 

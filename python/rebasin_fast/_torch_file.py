@@ -127,7 +127,7 @@ def _is_mappable(path: Path) -> bool:
 def _form(path: Path, name: str, tensor: torch.Tensor) -> Form:
     if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.device.type != "cpu":
         what = "quantized" if tensor.is_quantized else f"{str(tensor.layout).removeprefix('torch.')}"
-        raise ValueError(f"{path}: {name!r} is a {what} tensor on {tensor.device}; expected a dense one")
+        raise ValueError(f"{path}: {name!r} is a {what} tensor on {tensor.device}; expected a dense one with numbers")
     try:
         return form_of(tensor)
     except ValueError as error:
