@@ -8,6 +8,7 @@ counts, the merged tensors are compared with those that the library's functions 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arguments import add_json, positive_int
-from environment import caption, environment, write_json
+from environment import environment, tell
 from rebasin_fast import apply_permutation, interpolate, mlp, random_permutation, weight_matching
 
 INDEX = "model.safetensors.index.json"
@@ -91,6 +92,14 @@ def measure(budget: str, dtype: torch.dtype, width: int, layers: int) -> dict[st
     }
 
 
+def line(row: dict[str, Any]) -> str:
+    """Return a row as text."""
+    return (
+        f"{row['dtype']:9} {row['model_mib']:10.0f} {row['max_memory']:>12} {row['peak_mib']:10.0f} "
+        f"{row['peak_mib'] / row['model_mib']:12.2f}"
+    )
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -106,20 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     torch.set_num_threads(1)
     about = environment(versions={"torch": torch.__version__})
-    rows = []
     print(f"{'dtype':9} {'model, MiB':>10} {'--max-memory':>12} {'peak, MiB':>10} {'peak / model':>12}")
-    for dtype in (torch.float32, torch.bfloat16):
-        for budget in options.budgets:
-            row = measure(budget, dtype, options.width, options.layers)
-            rows.append(row)
-            print(
-                f"{row['dtype']:9} {row['model_mib']:10.0f} {budget:>12} {row['peak_mib']:10.0f} "
-                f"{row['peak_mib'] / row['model_mib']:12.2f}",
-                flush=True,
-            )
-            if options.json is not None:
-                write_json(options.json, {"environment": about, "rows": rows})
-    print(caption(about))
+    cases = itertools.product((torch.float32, torch.bfloat16), options.budgets)
+    rows = (measure(budget, dtype, options.width, options.layers) for dtype, budget in cases)
+    tell(rows, line, about, options.json)
     return 0
 
 

@@ -6,12 +6,15 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Row = TypeVar("Row")
 
 
 def environment(**settings: Any) -> dict[str, Any]:
@@ -66,6 +69,38 @@ def caption(about: Mapping[str, Any], versions: Mapping[str, str] | None = None)
         about["command"],
     ]
     return "; ".join(parts)
+
+
+def tell(
+    rows: Iterable[Row], line: Callable[[Row], str], about: Mapping[str, Any], out: Path | None = None
+) -> list[Row]:
+    """Print rows as they are measured, and write all so far each time: a run that is ended keeps what it measured.
+
+    Parameters
+    ----------
+    rows : iterable of dataclass or dict
+        Measured when they are asked for.
+    line : callable
+        Row to text.
+    about : mapping
+        What `environment` returned; told under the rows, and written with them.
+    out : Path, optional
+        The JSON file.
+
+    Returns
+    -------
+    list
+        The rows.
+    """
+    told: list[Row] = []
+    for row in rows:
+        told.append(row)
+        print(line(row), flush=True)
+        if out is not None:
+            plain = [asdict(each) if is_dataclass(each) else each for each in told]  # type: ignore[call-overload]
+            write_json(out, {"environment": about, "rows": plain})
+    print(caption(about))
+    return told
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

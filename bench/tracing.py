@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from arguments import add_json, positive_int
-from environment import caption, environment, write_json
+from environment import environment, tell
 from rebasin_fast import PermutationSpec
 
 
@@ -67,6 +67,14 @@ def measure(name: str, layers: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def line(row: dict[str, Any]) -> str:
+    """Return a row as text."""
+    return (
+        f"{row['model']:12} {row['layers']:6} {row['parameters']:14,} {row['groups']:6} {row['seconds']:8.2f} "
+        f"{row['mebibytes']:6.0f}"
+    )
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -83,19 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     measure("perceptron", 1, 1)  # loads what is imported when first needed
     about = environment(repeats=options.repeats, versions={"torch": torch.__version__})
-    rows = []
     print(f"{'model':12} {'layers':>6} {'parameters':>14} {'groups':>6} {'seconds':>8} {'MiB':>6}")
-    for name in options.models:
-        row = measure(name, options.layers, options.repeats)
-        rows.append(row)
-        print(
-            f"{name:12} {row['layers']:6} {row['parameters']:14,} {row['groups']:6} {row['seconds']:8.2f} "
-            f"{row['mebibytes']:6.0f}",
-            flush=True,
-        )
-        if options.json is not None:
-            write_json(options.json, {"environment": about, "rows": rows})
-    print(caption(about))
+    tell((measure(name, options.layers, options.repeats) for name in options.models), line, about, options.json)
     return 0
 
 

@@ -14,7 +14,8 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from arguments import add_json, families, positive_int, positive_ints, positive_number
 from checking import objective, reference_from, why_wrong
-from environment import caption, environment, write_json
+from environment import environment, tell
 from families import DTYPES, FAMILIES, Cost, make
 
 WARM_FAMILIES = ("uniform", "unrelated", "lowrank16", "lowrank64", "euclidean", "int10n", "planted64")
@@ -106,22 +107,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def line(row: Row) -> str:
+    """Return a row as text."""
+    times = (1e3 * median(samples) for samples in (row.cold_samples, row.warm_samples))
+    cells = "".join(f" {value:10.2f}" for value in times)
+    return f"{row.family:10} {row.n:6} {row.changed_rows:12}{cells}  {row.ratio:.3f}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; return the exit status."""
     options = parse(arguments)
     about = environment(repeats=options.repeats)
-    rows = []
     print(f"{'family':10} {'n':>6} {'changed rows':>12} {'cold ms':>10} {'warm ms':>10}  warm / cold")
-    for family in options.families:
-        for n in options.sizes:
-            row = measure(family, n, options.dtype, options.changed, options.repeats)
-            rows.append(row)
-            times = (1e3 * median(samples) for samples in (row.cold_samples, row.warm_samples))
-            cells = "".join(f" {value:10.2f}" for value in times)
-            print(f"{family:10} {n:6} {row.changed_rows:12}{cells}  {row.ratio:.3f}", flush=True)
-            if options.json is not None:
-                write_json(options.json, {"environment": about, "rows": [asdict(row) for row in rows]})
-    print(caption(about))
+    cases = product(options.families, options.sizes)
+    rows = (measure(family, n, options.dtype, options.changed, options.repeats) for family, n in cases)
+    tell(rows, line, about, options.json)
     return 0
 
 

@@ -21,8 +21,8 @@ import merge_memory as bench  # noqa: E402
 def test_files_take_the_memory_of_two_models_and_two_cost_matrices(tmp_path):
     """With room for half a model more; every model held at once, or copies of whole parameters, would not fit."""
     out = tmp_path / "out.json"
-    options = ["--networks", "mlp2048", "--formats", "safetensors", "--models", "3", "--json", str(out)]
-    command = [sys.executable, str(BENCH / "merge_memory.py"), *options]
+    options = ["--networks", "mlp2048", "--formats", "safetensors", "--by", "merge_many", "--models", "3"]
+    command = [sys.executable, str(BENCH / "merge_memory.py"), *options, "--json", str(out)]
     # A process of its own, whose C library gives back what was freed.
     subprocess.run(command, check=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}, stdout=subprocess.DEVNULL)
     (row,) = json.loads(out.read_text())["rows"]
@@ -35,9 +35,10 @@ def test_files_take_the_memory_of_two_models_and_two_cost_matrices(tmp_path):
 def test_it_writes_what_it_measured(form, tmp_path, capsys):
     out = tmp_path / "out.json"
     assert bench.main(["--networks", "tiny", "--formats", form, "--models", "2", "--json", str(out)]) == 0
-    (row,) = json.loads(out.read_text())["rows"]
-    assert row["network"] == "tiny"
-    assert row["model_bytes"] == 4 * (8 * 32 + 32 + 32 * 24 + 24 + 24 * 5 + 5)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["by"] for row in rows] == ["merge_many", "command"]
+    assert {row["network"] for row in rows} == {"tiny"}
+    assert {row["model_bytes"] for row in rows} == {4 * (8 * 32 + 32 + 32 * 24 + 24 + 24 * 5 + 5)}
     assert f"{'tiny':12} {form}" in capsys.readouterr().out
 
 

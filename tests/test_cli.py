@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rebasin_fast.cli import main
+
 TINY = ["--width", "16", "--epochs", "1"]
 FILES = ["barrier.png", "demo.json", "merged.safetensors"]
 # Ctrl-C is listened for also where the parent ignores it, as a shell does for what it runs in the background.
@@ -76,6 +78,67 @@ def test_wrong_usage_exits_with_2(call, arguments):
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
     assert "Usage" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["info", "--nonsense", "--json"], 2, "wrong usage"),
+        (["nonsense", "--json"], 2, "wrong usage"),
+        (["lap", "nothing.npy", "--json"], 2, "nothing.npy"),
+        (["merge", "a.pt", "b.pt", "-o", "m.pt", "--arch", "mlp", "--json"], 2, "a.pt does not exist"),
+        (["demo", "--dataset", "cifar", "--json"], 1, "dataset is 'cifar'"),
+    ],
+)
+def test_a_failure_is_json_too(call, tmp_path, monkeypatch, arguments, code, error):
+    monkeypatch.chdir(tmp_path)
+    ended, out, err = call(*arguments)
+    told = json.loads(out)
+    assert (ended, told["exit_code"]) == (code, code)
+    assert error in told["error"]
+    assert err
+    assert call(*(argument for argument in arguments if argument != "--json"))[1] == ""
+
+
+def test_what_nobody_foresaw_is_json_too(call, capsys, monkeypatch):
+    def broken():
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("rebasin_fast.cli._info._facts", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["info", "--json"])
+    assert json.loads(capsys.readouterr().out) == {"error": "RuntimeError: a defect", "exit_code": 1}
+
+
+def test_an_interrupted_command_is_json_too(tmp_path, call, monkeypatch):
+    def interrupted(**_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rebasin_fast.demo.run_demo", interrupted)
+    _, out, _ = call("demo", "--out", tmp_path, "--quiet", "--json")
+    assert json.loads(out) == {"error": "interrupted", "exit_code": 130}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_a_failure(tmp_path):
+    program = [sys.executable, "-c", PROGRAM, "info", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_without_standard_output_it_runs(tmp_path):
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" >&-', sys.executable, "-c", PROGRAM, "info"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_shows_examples_and_commands(call):

@@ -117,6 +117,29 @@ def test_transformers_loads_it_and_aligned_it_computes_the_same(tmp_path, call, 
     torch.testing.assert_close(logits, expected)
 
 
+def test_shards_of_torch_with_tied_embeddings_are_a_model_of_transformers_afterwards(tmp_path, call, pair):
+    """As transformers saved models before safetensors: the head is there, too, and is the embedding."""
+    folders = []
+    for seed, safe in enumerate(pair):
+        folder = tmp_path / f"old-{safe.name}"
+        folder.mkdir()
+        shutil.copyfile(safe / "config.json", folder / "config.json")
+        params = llama(seed).state_dict()
+        assert "lm_head.weight" in params
+        where = {name: f"pytorch_model-{1 + number % 2:05d}-of-00002.bin" for number, name in enumerate(params)}
+        for shard in set(where.values()):
+            torch.save({name: params[name] for name in params if where[name] == shard}, folder / shard)
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+        folders.append(folder)
+    assert call("match", *folders, "-o", tmp_path / "perm.safetensors", "--quiet")[0] == 0
+    code, _, err = call("apply", tmp_path / "perm.safetensors", folders[1], "-o", tmp_path / "aligned", "--quiet")
+    assert (code, err) == (0, "")
+    load = transformers.LlamaForCausalLM.from_pretrained
+    with torch.no_grad():
+        logits, expected = load(tmp_path / "aligned")(TOKENS).logits, llama(1)(TOKENS).logits
+    torch.testing.assert_close(logits, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_floats_stay(tmp_path, call, dtype):
     folders = [write(llama(seed, dtype=dtype), tmp_path / f"{seed}") for seed in range(2)]

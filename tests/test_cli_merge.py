@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +195,7 @@ def broken_files(folder):
     write(folder / "half.pt", network(1, torch.float16))
     write(folder / "nan.pt", good | {"layer0.bias": torch.full((24,), torch.nan)})
     write(folder / "nested.pt", {"state_dict": good})
+    write(folder / "whole.pt", {name: tensor.to(torch.int32) for name, tensor in good.items()})
     return {
         "missing.pt": "missing.pt",
         "torn.safetensors": "cannot be read",
@@ -204,7 +206,8 @@ def broken_files(folder):
         "extra.pt": "head.weight",
         "wide.pt": "(25, 6)",
         "half.pt": "float16",
-        "nan.pt": "NaN",
+        "nan.pt": "nan.pt['layer0.bias'] holds NaN",
+        "whole.pt": "whole.pt['layer0.",
         "nested.pt": "mapping of names to tensors",
     }
 
@@ -254,7 +257,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, call, pair, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("rebasin_fast.cli._model_files.write_tensors", lambda path, *_: half(path))
-    monkeypatch.setattr("torch.save", lambda _, path: half(path))
+    monkeypatch.setattr("torch.save", lambda _, file: half(Path(file.name)))
     before = sorted(tmp_path.iterdir())
     for command in ("merge", "match"):
         code, out, err = call(command, *pair, "-o", tmp_path / "new" / "m.safetensors", *ARCH)

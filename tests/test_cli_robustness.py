@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -174,6 +175,74 @@ def test_a_shard_that_fails_while_it_is_read_is_told(tmp_path, call, monkeypatch
     assert "Input/output error" in err
     assert "2.safetensors" in err
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_pipe_is_no_model(tmp_path, call, suffix):
+    """Whoever opens one waits for a writer, who may never come."""
+    mlp(WIDTHS).save(tmp_path / "spec.json")
+    a = write(tmp_path, "a", 0, shards=False)
+    pipe = tmp_path / f"pipe{suffix}"
+    os.mkfifo(pipe)
+    out = ["-o", tmp_path / "m.safetensors", "--quiet"]
+    for command in (
+        ["merge", a, pipe, *out, "--spec", tmp_path / "spec.json"],
+        ["merge", a, a, *out, "--spec", pipe],
+        ["apply", pipe, a, *out],
+        ["barrier", a, a, "--arch", "mlp", "--data", pipe, "--quiet"],
+    ):
+        code, told, err = call(*command)
+        assert (code, told) == (2, "")
+        assert "pipe" in err
+        assert err.count("\n") == 1
+    code, _, err = call("merge", a, a, "-o", pipe, "--force", "--spec", tmp_path / "spec.json", "--quiet")
+    assert code == 2
+    assert "name of a file to write" in err
+    assert pipe.is_fifo()
+
+
+def test_devices_are_neither_read_nor_replaced(tmp_path, call):
+    mlp(WIDTHS).save(tmp_path / "spec.json")
+    a = write(tmp_path, "a", 0, shards=False)
+    spec = ["--spec", tmp_path / "spec.json", "--quiet"]
+    code, _, err = call("merge", a, "/dev/zero", "-o", tmp_path / "m.safetensors", *spec)
+    assert code == 2
+    assert "/dev/zero is a pipe, a device or a socket" in err
+    code, _, err = call("merge", a, a, "-o", "/dev/null", *spec, "--force")
+    assert code == 2
+    assert "/dev/null is a pipe, a device or a socket" in err
+
+
+def test_links_in_a_circle_are_told_or_replaced(tmp_path, call):
+    mlp(WIDTHS).save(tmp_path / "spec.json")
+    a = write(tmp_path, "a", 0, shards=False)
+    loop = tmp_path / "loop.safetensors"
+    loop.symlink_to(loop)
+    spec = ["--spec", tmp_path / "spec.json", "--quiet"]
+    assert call("merge", a, loop, "-o", tmp_path / "m.safetensors", *spec)[0] == 2
+    assert call("merge", a, a, "-o", loop, *spec)[0] == 2
+    assert loop.is_symlink()
+    assert call("merge", a, a, "-o", loop, *spec, "--force")[0] == 0
+    assert load_file(loop).keys() == load_file(a).keys()
+
+
+def test_a_name_without_a_suffix_takes_the_format_of_the_first(tmp_path, call):
+    mlp(WIDTHS).save(tmp_path / "spec.json")
+    a = tmp_path / "a.pt"
+    torch.save(models.MLP(WIDTHS).state_dict(), a)
+    code, _, err = call("merge", a, a, "-o", tmp_path / "m", "--spec", tmp_path / "spec.json", "--quiet")
+    assert (code, err) == (0, "")
+    assert torch.load(tmp_path / "m", weights_only=True).keys() == mlp(WIDTHS).axes.keys()
+
+
+@pytest.mark.parametrize("out", ["pairs.npy", "pairs.csv"])
+def test_no_room_for_an_assignment_names_the_file(tmp_path, call, out):
+    np.save(tmp_path / "cost.npy", np.random.default_rng(0).random((200, 200)))
+    with file_size_limit(1200):
+        code, _, err = call("lap", tmp_path / "cost.npy", "--out", tmp_path / out)
+    assert code == 2
+    assert f"{out} cannot be written" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cost.npy"]
 
 
 def test_a_single_file_is_what_the_shards_are(tmp_path, call):

@@ -208,10 +208,9 @@ def test_some_parameters_of_a_file_of_any_kind(tmp_path):
         assert all(torch.equal(tensor, params[name]) for name, tensor in some.items())
         whole = load_parameters(source, "model", mapped=True)
         assert all(torch.equal(tensor, params[name]) for name, tensor in whole.items())
-    with pytest.raises(ValueError, match=r"model: the file .*new\.safetensors cannot be read"):
-        load_some(tmp_path / "new.safetensors", ["missing"], "model")
-    with pytest.raises(TypeError, match=r"model, the file .*new\.pt, does not hold"):
-        load_some(tmp_path / "new.pt", ["missing"], "model")
+    for file in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=rf"model: the file .*{file.name} holds no parameter 'missing'"):
+            load_some(file, ["missing"], "model")
     with pytest.raises(FileNotFoundError):
         load_some(tmp_path / "nothing.pt", ["a"], "model")
 

@@ -11,7 +11,7 @@ import os
 import pkgutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,12 +20,14 @@ import pytest
 import torch
 
 from idx_data import write_idx_dataset
+from rebasin_fast import evaluate, interpolate, reset_batch_norm
 from rebasin_fast import reproduce as package
 from rebasin_fast.reproduce import EXPERIMENTS, SCALES, reproduce
 from rebasin_fast.reproduce.experiments import beyond, emergence, lmc, merge_many, split_data, symmetries, width
 from rebasin_fast.reproduce.lab import Lab, biased_side
+from rebasin_fast.reproduce.measure import notes_on, pair_of
 from rebasin_fast.reproduce.recipes import Network, Part
-from rebasin_fast.reproduce.scales import mlp_recipe
+from rebasin_fast.reproduce.scales import mlp_recipe, vgg_recipe
 from rebasin_fast.reproduce.store import Store
 
 COLUMNS = {
@@ -37,6 +39,11 @@ COLUMNS = {
     "symmetries": symmetries.COLUMNS,
     "beyond": beyond.COLUMNS,
 }
+CONVOLUTIONAL = [
+    Network(kind, width, norm)
+    for kind, width in (("resnet20", 0.25), ("vgg16", 0.125))
+    for norm in ("layer_norm", "batch_norm")
+]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."))
 
 # What a kill is: no exception, no cleaning up.
@@ -175,7 +182,11 @@ def test_emergence_untrained_networks_are_as_good_as_chance(rows):
 
 def test_width_has_every_kind_of_network_and_says_how_far_the_barrier_fell(rows):
     table = rows("width")
-    assert [row["network"] for row in table[::2]] == ["MLP 3 x 8", "ResNet20, width x 1/8", "VGG16, width x 1/16"]
+    assert [row["network"] for row in table[::2]] == [
+        "MLP 3 x 8",
+        "ResNet20, width x 1/8",
+        "VGG16 (batch norm), width x 1/16",
+    ]
     for row in table:
         naive, matched = (number(row, f"{way} test barrier") for way in ("naive", "matched"))
         assert number(row, "reduction") == pytest.approx(1 - matched / naive, abs=1e-4)
@@ -380,17 +391,33 @@ def test_the_biased_split_is_the_papers():
     assert biased_side(labels, 4, 0, seed=4).tolist() != sides[0].tolist()
 
 
-@pytest.mark.parametrize("network", [Network("resnet20", 0.25), Network("vgg16", 0.125), Network("mlp", 16)])
-@pytest.mark.parametrize("side", [28, 14])
+@pytest.mark.parametrize("network", [*CONVOLUTIONAL, Network("mlp", 16)])
+@pytest.mark.parametrize("side", [28, 14, 7])
 def test_networks_have_the_symmetries_of_their_specs(network, side):
     features = side * side
     model, spec = network.build(features, 10), network.spec(features, 10)
-    params = {name: torch.randn_like(value) * 0.3 for name, value in model.state_dict().items()}
-    model.load_state_dict(params)
-    spec.validate(params)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.copy_(torch.randn_like(tensor) * 0.3)
+    spec.validate(model.state_dict())
     x = torch.rand(4, features)
     assert model(x).shape == (4, 10)
     assert spec.prove(model, x)
+
+
+def test_curves_between_batch_norms_take_their_statistics_anew(data, tmp_path):
+    """By the library's functions, point by point; and with A's mean statistics they are others."""
+    recipe = replace(vgg_recipe("smoke", 0.125), epochs=1)
+    lab = Lab(data, Store(tmp_path))
+    pair, test = pair_of(lab, recipe), lab.batches(recipe, "test")
+    curve = pair.curve(pair.b, test, 3)
+    merged = interpolate(pair.a, pair.b, 0.5)
+    anew = reset_batch_norm(pair.model, merged, lab.batches(recipe, "train", at_most=2000))
+    expected = [evaluate(pair.model, params, test).loss for params in (pair.a, anew, pair.b)]
+    assert curve["loss"] == pytest.approx(expected, rel=1e-6)
+    assert curve["loss"][1] != pytest.approx(evaluate(pair.model, merged, test).loss, rel=1e-3)
+    assert notes_on([recipe])
+    assert not notes_on([mlp_recipe("smoke", "mnist")])
 
 
 @pytest.mark.parametrize("scale", SCALES)

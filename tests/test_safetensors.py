@@ -111,6 +111,7 @@ def test_broken_files_are_told_and_nothing_else(tmp_path_factory, data):
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "lies at bytes 0 to 4"),
         ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}, "lies at bytes"),
         ({"a": {"dtype": "F31", "shape": [1], "data_offsets": [0, 4]}}, "F31"),
+        ({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, "F32"),
         ({"a": {"shape": [1], "data_offsets": [0, 4]}}, "broken"),
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, "truncated"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [1, 5]}}, "expected 0"),

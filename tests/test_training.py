@@ -18,14 +18,16 @@ def dataset():
     return Dataset(x, y, x, y, "random", 3)
 
 
-def plain_sgd(model, dataset, orders, lr):
-    """Momentum 0.9 written out; `lr` maps the number of a step to its learning rate."""
+def plain_sgd(model, dataset, orders, lr, longest=math.inf):
+    """Momentum 0.9 written out; `lr` maps the number of a step to its learning rate, gradients are cut to `longest`."""
     velocity = [torch.zeros_like(parameter) for parameter in model.parameters()]
     step = 0
     for order in orders:
         for batch in order.split(20):
             loss = torch.nn.functional.cross_entropy(model(dataset.train_x[batch]), dataset.train_y[batch])
             gradients = torch.autograd.grad(loss, list(model.parameters()))
+            length = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients))
+            gradients = [gradient * min(1.0, longest / length) for gradient in gradients]
             with torch.no_grad():
                 for parameter, speed, gradient in zip(model.parameters(), velocity, gradients, strict=True):
                     speed.mul_(0.9).add_(gradient)
@@ -65,6 +67,23 @@ def test_sgd_is_the_plain_loop(dataset):
     plain_sgd(model, dataset, orders, lambda _: 0.1)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(trained.state_dict()[name], value)
+
+
+def test_long_gradients_are_shortened(dataset):
+    start, orders, trained = recorded(dataset, epochs=3, lr=0.1, optimizer="sgd", max_gradient_norm=0.3)
+    cut, whole = make_mlp((6, 8, 3)), make_mlp((6, 8, 3))
+    for model, longest in ((cut, 0.3), (whole, math.inf)):
+        model.load_state_dict(start)
+        plain_sgd(model, dataset, orders, lambda _: 0.1, longest)
+    for name, value in cut.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value)
+        assert not torch.allclose(value, whole.state_dict()[name])
+
+
+@pytest.mark.parametrize("longest", [0.0, -1.0, math.nan, math.inf])
+def test_a_longest_gradient_that_makes_no_sense_is_told(dataset, longest):
+    with pytest.raises(ValueError, match="max_gradient_norm is"):
+        train(lambda: make_mlp((6, 8, 3)), dataset, epochs=1, max_gradient_norm=longest)
 
 
 def test_the_learning_rate_rises_and_falls_along_a_cosine(dataset):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 from rebasin_fast._arrays import Parameters, is_array
-from rebasin_fast._extras import require
+from rebasin_fast._safetensors import MappedFile
+from rebasin_fast._torch_file import load_torch_file
 
 ParametersOrFile: TypeAlias = "Parameters | str | os.PathLike[str]"
 """A state dict, or the file that holds one."""
@@ -41,89 +40,35 @@ def load_parameters(source: ParametersOrFile, name: str, *, mapped: bool = False
     ValueError
         The file is broken, or holds more than tensors.
     ImportError
-        Without safetensors, or torch.
+        Without torch.
     """
     if isinstance(source, Mapping):
         return source
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"{name} is of type {type(source).__name__}; expected a state dict or the path of a file")
     path = Path(source)
-    with path.open("rb"):  # a missing file is an OSError of Python's, whatever the reader makes of it
-        pass
-    loaded = _load(path, name, mapped)
+    loaded = _mapped(path, name) if path.suffix == ".safetensors" else load_torch_file(path, name, mapped=mapped)
     if not isinstance(loaded, Mapping) or not all(map(is_array, loaded.values())):
         raise TypeError(f"{name}, the file {path}, does not hold a mapping of names to tensors alone")
     return loaded
 
 
-def load_torch_file(path: Path, name: str) -> object:
-    """Return what a file that torch saved holds, on the CPU; code that it brings is not run.
-
-    Raises
-    ------
-    OSError
-        The file cannot be opened.
-    ValueError
-        The file is broken, or holds more than tensors, numbers, texts and containers of these.
-    ImportError
-        Without torch.
-    """
-    with path.open("rb"):
-        pass
-    return _load(path, name, mapped=False)
-
-
-def _load(path: Path, name: str, mapped: bool) -> object:
-    torch = require("torch", "torch")
-    try:
-        if path.suffix == ".safetensors":
-            loaded: object = require("safetensors.torch", "demo").load_file(path)
-            return loaded
-        # Files of before torch 1.6 are no archives, and cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
-    except ImportError:
-        raise
-    except Exception as error:  # the readers' own kinds, none of which they share
-        raise _unreadable(path, name, error) from error
-
-
-def _unreadable(path: Path, name: str, error: Exception) -> ValueError:
-    return ValueError(f"{name}: the file {path} cannot be read: {_reason(error)}")
-
-
 def load_some(source: ParametersOrFile, names: Collection[str], name: str) -> Parameters:
     """Return the parameters called `names` alone; of a file no others are read, where its format allows that.
 
-    Parameters, errors and reading as in `load_parameters`.
+    Parameters, errors and reading as in `load_parameters`; and ValueError for a file without one of the names.
     """
     if isinstance(source, Mapping):
         return {param: source[param] for param in names}
-    path = Path(source)
-    with path.open("rb"):
-        pass
-    loaded = _load_some(path, names, name)
-    if not isinstance(loaded, Mapping) or any(param not in loaded for param in names):
-        raise TypeError(f"{name}, the file {path}, does not hold a mapping of names to tensors alone")
+    loaded = load_parameters(source, name, mapped=True)
+    for param in names:
+        if param not in loaded:
+            raise ValueError(f"{name}: the file {source} holds no parameter {param!r}")
     return {param: loaded[param] for param in names}
 
 
-def _load_some(path: Path, names: Collection[str], name: str) -> object:
-    if path.suffix != ".safetensors":
-        return _load(path, name, mapped=True)
+def _mapped(path: Path, name: str) -> dict[str, object]:
     try:
-        with require("safetensors", "demo").safe_open(path, framework="pt") as file:
-            return {param: file.get_tensor(param) for param in names}
-    except ImportError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, name, error) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return why a reader failed. Where code would have to be run, torch explains how to have that: left out here."""
-    text = str(error).strip()
-    if "weights_only" not in text:
-        return text.partition("\n")[0]
-    foreign = re.search(r"GLOBAL ([\w.]+)", text)
-    what = f"it names {foreign[1]}" if foreign else "it holds more than tensors"
-    return f"{what}, and code in a file is never run; expected tensors alone"
+        return dict(MappedFile(path))
+    except ValueError as error:
+        raise ValueError(f"{name}: the file {error}") from None

@@ -9,9 +9,27 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def check_regular(path: Path) -> None:
+    """Check that `path` is a file to be read from beginning to end: a pipe would never begin, a device may never end.
+
+    Raises
+    ------
+    OSError
+        There is nothing, or a folder, or it may not be looked at.
+    ValueError
+        It is a pipe, a device or a socket.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; expected a file")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is a pipe, a device or a socket; expected a regular file")
 
 
 def check_writable(targets: Sequence[Path], *, overwrite: bool = False) -> None:
@@ -30,6 +48,8 @@ def check_writable(targets: Sequence[Path], *, overwrite: bool = False) -> None:
         A target exists and `overwrite` is False.
     IsADirectoryError
         A target is a folder.
+    ValueError
+        A target is a pipe, a device or a socket, which a file would take the place of.
     NotADirectoryError
         The place for a folder is taken by a file.
     PermissionError
@@ -38,11 +58,34 @@ def check_writable(targets: Sequence[Path], *, overwrite: bool = False) -> None:
     for target in targets:
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder; expected the name of a file to write")
+        if target.exists() and not target.is_file():
+            raise ValueError(f"{target} is a pipe, a device or a socket; expected the name of a file to write")
     existing = [str(target) for target in targets if os.path.lexists(target)]
     if existing and not overwrite:
         raise FileExistsError(f"not overwriting what exists already: {', '.join(existing)}")
     for folder in dict.fromkeys(target.parent for target in targets):
         _check_folder(folder)
+
+
+@contextmanager
+def told_as(target: Path) -> Iterator[None]:
+    """Let an error of writing in the block say which file could not be written, by its final name, and why.
+
+    Raises
+    ------
+    OSError
+        What was raised within, named; or, where a library made something else of it, what that came from.
+    """
+    try:
+        yield
+    except Exception as error:
+        origin: BaseException | None = error
+        while origin is not None and not isinstance(origin, OSError):
+            origin = origin.__cause__ or origin.__context__
+        if origin is None:
+            raise
+        message = f"{target} cannot be written: {origin.strerror or origin}"
+        raise (OSError(message) if origin.errno is None else OSError(origin.errno, message)) from error
 
 
 @contextmanager

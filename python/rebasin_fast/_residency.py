@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rebasin_fast._safetensors import MappedFile
+from rebasin_fast._torch_file import TorchFile
 
 _PERIOD = 0.005  # seconds, in which some ten megabytes are read
 _STATM = Path("/proc/self/statm")
 
 
 @contextmanager
-def resident_within(budget: int, files: Sequence[MappedFile]) -> Iterator[None]:
+def resident_within(budget: int, files: Sequence[MappedFile | TorchFile]) -> Iterator[None]:
     """Keep what is read of mapped files within a budget, as long as the block lasts.
 
     A thread looks every few milliseconds how many pages of files this process holds, and gives those of `files` back to
@@ -27,7 +28,7 @@ def resident_within(budget: int, files: Sequence[MappedFile]) -> Iterator[None]:
     ----------
     budget : int
         Bytes. Files that fit into it as a whole are left alone.
-    files : sequence of MappedFile
+    files : sequence of MappedFile or TorchFile
         What is read in the block.
 
     Examples
@@ -48,7 +49,7 @@ def resident_within(budget: int, files: Sequence[MappedFile]) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(stop: threading.Event, budget: int, files: Sequence[MappedFile]) -> None:
+def _watch(stop: threading.Event, budget: int, files: Sequence[MappedFile | TorchFile]) -> None:
     for file in files:
         file.release()
     others = _file_bytes()  # libraries, above all

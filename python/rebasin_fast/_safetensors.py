@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rebasin_fast._extras import require
+from rebasin_fast._files import check_regular
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,7 @@ class MappedFile(Mapping[str, Any]):
     OSError
         The file cannot be opened.
     ValueError
-        It is no safetensors file, or is truncated: the message names the file.
+        It is no regular file, no safetensors file, or is truncated: the message names the file.
     ImportError
         Without torch.
     """
@@ -87,6 +88,7 @@ class MappedFile(Mapping[str, Any]):
     def __init__(self, path: Path) -> None:
         self._torch = require("torch", "torch")
         self.path = path
+        check_regular(path)
         with path.open("rb") as file:
             try:
                 self.metadata, self.entries, self._start = _read_header(file)
@@ -222,7 +224,7 @@ def _entry(name: str, value: Any) -> Entry:
         whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         raise ValueError(f"what its header says of {name!r} is broken") from None
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{name!r} is of dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     if not whole or end - begin != _bytes(dtype) * math.prod(shape):
         raise ValueError(f"{name!r}, {dtype} of shape {shape}, lies at bytes {begin} to {end}")

@@ -85,6 +85,7 @@ def train(
     weight_decay: float = 0.0,
     optimizer: Optimizer = "adam",
     schedule: Schedule = "constant",
+    max_gradient_norm: float | None = None,
     seed: int = 0,
     after_epoch: Callable[[int, torch.nn.Module], None] | None = None,
     progress: Progress | None = None,
@@ -112,6 +113,9 @@ def train(
     schedule : "constant" or "warmup_cosine", default "constant"
         ``"warmup_cosine"``: the learning rate rises linearly to `lr` in the first 5 % of all steps, and falls to 0
         along a cosine in the others (Loshchilov & Hutter 2017).
+    max_gradient_norm : float, optional
+        Gradients with a larger Euclidean norm, over all parameters, are shortened to it (Pascanu et al. 2013): deep
+        networks without residual connections can lose all their units to one large step early in training.
     seed : int, default 0
         0 or more.
     after_epoch : callable, optional
@@ -136,11 +140,15 @@ def train(
     ----------
     D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980.
     I. Loshchilov, F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, arXiv:1608.03983.
+    R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks", ICML 2013,
+    arXiv:1211.5063.
     """
     torch = require("torch", "torch")
     check_training_settings(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed)
     _check_choice("optimizer", optimizer, ("adam", "sgd"))
     _check_choice("schedule", schedule, ("constant", "warmup_cosine"))
+    if max_gradient_norm is not None and not (math.isfinite(max_gradient_norm) and max_gradient_norm > 0):
+        raise ValueError(f"max_gradient_norm is {max_gradient_norm}; expected a finite number above 0, or None")
     losses: list[float] = []
     with torch.random.fork_rng(devices=[]):
         # Two streams, so that the order of the examples does not depend on how much the model draws.
@@ -150,10 +158,11 @@ def train(
         model = make_model().train()
         update = _optimizer(optimizer, model, lr, weight_decay)
         follow = _schedule(schedule, update, epochs * math.ceil(len(dataset.train_x) / batch_size))
+        step = _Step(model, update, follow, max_gradient_norm)
         if after_epoch is not None:
             after_epoch(0, model)
         for epoch in range(epochs):
-            losses.append(_train_epoch(model, dataset, update, follow, order, batch_size))
+            losses.append(_train_epoch(step, dataset, order, batch_size))
             if not math.isfinite(losses[-1]):
                 raise ValueError(f"training diverged: mean loss {losses[-1]} in epoch {epoch + 1} with lr = {lr}")
             if after_epoch is not None:
@@ -204,19 +213,34 @@ def _schedule(name: Schedule, optimizer: Any, steps: int) -> Any:
     return require("torch", "torch").optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _train_epoch(
-    model: torch.nn.Module, dataset: Dataset, optimizer: Any, schedule: Any, order: Any, batch_size: int
-) -> float:
+@dataclass(frozen=True)
+class _Step:
+    """One step of the training."""
+
+    model: torch.nn.Module
+    optimizer: Any
+    schedule: Any
+    max_gradient_norm: float | None
+
+    def __call__(self, x: Any, y: Any) -> Any:
+        """Take it, and return the loss before it."""
+        torch = require("torch", "torch")
+        loss = torch.nn.functional.cross_entropy(self.model(x), y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.max_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_gradient_norm)
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        return loss.detach()
+
+
+def _train_epoch(step: _Step, dataset: Dataset, order: Any, batch_size: int) -> float:
     """Take one pass in an order drawn from the generator `order`; return the mean loss on the way."""
     torch = require("torch", "torch")
     x, y = dataset.train_x, dataset.train_y
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for batch in torch.randperm(len(x), generator=order).to(x.device).split(batch_size):
-        loss = torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
-        total += loss.detach() * len(batch)
+        total += step(x[batch], y[batch]) * len(batch)
     return float(total) / len(x)

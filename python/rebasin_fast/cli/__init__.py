@@ -11,12 +11,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rebasin_fast._extras import require
-from rebasin_fast.cli._common import INTERRUPTED, TERMINATED, USAGE, complain
+from rebasin_fast.cli._common import FAILED, INTERRUPTED, TERMINATED, USAGE, Told, complain, listening, print_json
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -62,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Read when torch is loaded. Its threads spin while they wait by default, and on cores that something else uses too,
     # they then wait for each other: training took 4 times as long with 3 busy processes on 2 cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    with listening() as told, _failure_as_json(_asks_for_json(given), told), _output_as_expected():
+        _run(given)
+
+
+def _run(arguments: list[str]) -> None:
     try:
         for module in ("typer", "rich"):
             require(module, "cli")
@@ -70,10 +76,59 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(USAGE)
     try:
         with _termination_as_exit():
-            build_app()(args=None if arguments is None else list(arguments), prog_name="rebasin-fast")
+            build_app()(args=arguments, prog_name="rebasin-fast")
     except KeyboardInterrupt:
         complain("interrupted")
         sys.exit(INTERRUPTED)
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+@contextmanager
+def _failure_as_json(wanted: bool, told: Told) -> Iterator[None]:
+    """Let a machine that asked for JSON get some when a command fails, too."""
+    try:
+        yield
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else FAILED
+        if wanted and code not in (0, None) and not told.json:
+            unforeseen = (
+                "wrong usage, see standard error"
+                if isinstance(error, SystemExit)
+                else f"{type(error).__name__}: {error}"
+            )
+            with suppress(OSError):  # nobody listens any more
+                print_json({"error": told.complaints[-1] if told.complaints else unforeseen, "exit_code": code})
+                sys.stdout.flush()
+        raise
+
+
+@contextmanager
+def _output_as_expected() -> Iterator[None]:
+    """Write out what was printed before the exit code is settled: where it cannot be, the command has failed."""
+    try:
+        yield
+    except SystemExit as error:
+        try:
+            if sys.stdout is not None:  # as it is where the parent has closed it
+                sys.stdout.flush()
+        except OSError as failure:
+            _without_output()
+            if error.code in (0, None):
+                complain(f"standard output cannot be written: {failure.strerror or failure}")
+                sys.exit(FAILED)
+        raise
+
+
+def _without_output() -> None:
+    """Let Python not try once more to write when it ends, which would end in a traceback."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextmanager

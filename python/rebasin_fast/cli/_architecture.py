@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_fast._extras import require
+from rebasin_fast._files import check_regular
 from rebasin_fast.cli._checkpoints import Lazily
 from rebasin_fast.cli._known_architectures import KNOWN
 
@@ -117,6 +118,8 @@ class Architecture:
 
     def check(self) -> None:
         """Check the options before anything is read."""
+        for path in self.read():
+            check_regular(path)
         models = [option for option in (self.arch, self.model_class, self.config) if option is not None]
         if len(models) > 1 or (not models and self.spec is None):
             raise ValueError(

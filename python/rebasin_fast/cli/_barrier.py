@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option, Typer
 
 from rebasin_fast._extras import require
-from rebasin_fast._files import whole_files
+from rebasin_fast._files import told_as, whole_files
 from rebasin_fast.cli import _methods as methods
 from rebasin_fast.cli import _model_files as files
 from rebasin_fast.cli._architecture import Architecture
@@ -112,7 +112,7 @@ def barrier(
                 network, checkpoints, read, match, (lambdas, interpolation, batch_size, seed), data, progress
             )
         if figure is not None:
-            with whole_files([figure], overwrite=force) as (temporary,):
+            with whole_files([figure], overwrite=force) as (temporary,), told_as(figure):
                 _drawn(curves, f"{a.name} to {b.name}, {len(read)} examples").savefig(temporary, dpi=200)
         if as_json:
             facts = {name: _facts(curve) for name, curve in curves.items()}
@@ -228,21 +228,19 @@ def _show(curves: "dict[str, BarrierResult]", figure: Path | None) -> None:
 
 
 def _drawn(curves: "dict[str, BarrierResult]", title: str) -> Any:
-    """Draw loss and, where there is one, accuracy; without pyplot: no global state, no window."""
+    """Draw loss and, where there is one, accuracy."""
+    from rebasin_fast.reproduce import drawing
+
     accurate = all(math.isfinite(float(value)) for curve in curves.values() for value in curve.accuracy)
-    drawn = require("matplotlib.figure", "plot").Figure(figsize=(9.0 if accurate else 5.0, 4.0), layout="constrained")
-    panels = drawn.subplots(1, 2 if accurate else 1, squeeze=False)[0]
-    for name, color in zip(curves, ("#c44e52", "#1f6fb4"), strict=False):
+    drawn, ((*panels,),) = drawing.grid(1, 2 if accurate else 1, width=4.5, height=4.0)
+    for name, color in zip(curves, (drawing.COLORS["naive"], drawing.COLORS["weight matching"]), strict=False):
         curve = curves[name]
         panels[0].plot(curve.lambdas, curve.loss, color=color, lw=2, label=f"{name}: barrier {curve.barrier:.3g}")
         if accurate:
             panels[1].plot(curve.lambdas, 100 * curve.accuracy, color=color, lw=2)
-    for panel, label in zip(panels, ("loss", "accuracy in %"), strict=False):
-        panel.set_xlabel(r"$\lambda$")
-        panel.set_ylabel(label)
-        panel.set_xlim(0.0, 1.0)
-        panel.grid(color="#e6e6e6", lw=0.8)
-        panel.spines[["top", "right"]].set_visible(False)
-    drawn.legend(loc="outside lower center", ncols=len(curves), frameon=False)  # where no curve is
+    for panel, what in zip(panels, ("loss", "accuracy in %"), strict=False):
+        drawing.label(panel, y=what)
+        drawing.from_a_to_b(panel)
+    drawing.legend_below(drawn, panels[0])
     drawn.suptitle(title, fontsize=11)
     return drawn

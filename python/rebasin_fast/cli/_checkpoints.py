@@ -1,19 +1,19 @@
-"""Checkpoints as the commands read them: safetensors, torch files, and folders as Hugging Face lays them out.
+"""Checkpoints as the commands read them: safetensors, torch files, and folders of either as Hugging Face lays them out.
 
-Tensors of safetensors files are views of the mapped file: opening one reads its header alone.
+Tensors are views of the mapped files: opening one reads no numbers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rebasin_fast._arrays import is_array
-from rebasin_fast._checkpoint import load_torch_file
-from rebasin_fast._safetensors import Form, MappedFile, form_of
+from rebasin_fast._safetensors import Form, MappedFile, in_file_order
+from rebasin_fast._torch_file import TorchFile, load_torch_file
 
 if TYPE_CHECKING:
     from rebasin_fast._arrays import Parameters
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 """Names in a Hugging Face folder: which tensor lies in which shard; the one file of a model without shards."""
 
+_TORCH_INDEX, _TORCH_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+"""The same of older folders, whose shards torch saved."""
+
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _FLOATS_TOO_NARROW = ("F8_E4M3", "F8_E5M2")
+
+_Held = TypeVar("_Held", MappedFile, TorchFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +42,12 @@ class Checkpoint:
         Its parameters and buffers.
     files : tuple of Path
         What they were read from: hashed for the record.
-    mapped : tuple of MappedFile
-        Those of `files` that are mapped.
+    mapped : tuple of MappedFile or TorchFile
+        Those of `files` that hold tensors.
     shards : dict of str to tuple of str
-        For a folder: shards, and the names in each.
+        For a folder: shards, as they are called when it is written (as safetensors), and the names in each.
+    index : Path or None
+        For a folder: the file that says which tensor lies in which shard, if there is one.
     key : str or None
         For a torch file with more in it: the entry that holds the parameters.
     left_out : tuple of str
@@ -50,8 +57,9 @@ class Checkpoint:
     path: Path
     params: Parameters
     files: tuple[Path, ...]
-    mapped: tuple[MappedFile, ...] = ()
+    mapped: tuple[MappedFile | TorchFile, ...]
     shards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    index: Path | None = None
     key: str | None = None
     left_out: tuple[str, ...] = ()
 
@@ -61,12 +69,15 @@ class Checkpoint:
         return bool(self.shards)
 
     def forms(self) -> dict[str, Form]:
-        """Return dtype and shape of every tensor."""
-        return {name: form_of(tensor) for name, tensor in self.params.items()}
+        """Return dtype and shape of every tensor, in the order in which they are best written as safetensors."""
+        found = {name: file.form(name) for file in self.mapped for name in file}
+        as_read = {name: found[name] for name in self.params}
+        return as_read if isinstance(self.mapped[0], MappedFile) else in_file_order(as_read)
 
     def metadata(self) -> dict[str, str]:
         """Return what the header of a safetensors file says beside the tensors."""
-        return dict(self.mapped[0].metadata) if self.mapped else {}
+        first = self.mapped[0]
+        return dict(first.metadata) if isinstance(first, MappedFile) else {}
 
     def companions(self) -> list[Path]:
         """Return the files beside the weights in a folder, such as configuration and tokenizer."""
@@ -103,12 +114,12 @@ class Lazily(Mapping[str, Any]):
 
 
 def open_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
-    """Return a checkpoint; of safetensors files the headers alone are read.
+    """Return a checkpoint; of its files no more is read than what says where the tensors lie.
 
     Parameters
     ----------
     path : Path
-        A .safetensors file, a folder with config.json and safetensors, or a file that torch saved.
+        A .safetensors file, a file that torch saved, or a folder with one or shards of either, and config.json.
     key : str, optional
         Which entry of a torch file holds the parameters, if it holds more.
 
@@ -134,33 +145,54 @@ def _file(path: Path) -> Checkpoint:
 
 
 def _folder(path: Path) -> Checkpoint:
-    index = path / INDEX
-    if not index.exists():
-        if not (path / SINGLE).exists():
-            found = ", ".join(sorted(file.name for file in path.glob("*.bin*"))) or "no weights"
-            raise ValueError(
-                f"{path} holds {found}; expected {SINGLE}, or shards and {INDEX} "
-                "(a pickle is read only as a single file, tensors alone)"
-            )
-        single = _readable(MappedFile(path / SINGLE))
-        return Checkpoint(path, single, (single.path,), (single,), {SINGLE: tuple(single)})
+    for index in (path / INDEX, path / _TORCH_INDEX):
+        if index.exists():
+            return _sharded(path, index)
+        single = path / (SINGLE if index.name == INDEX else _TORCH_SINGLE)
+        if single.exists():
+            held = _shard(single)
+            return Checkpoint(path, held, (single,), (held,), {SINGLE: tuple(held)})
+    raise ValueError(
+        f"{path} holds no weights; expected {SINGLE}, or shards and {INDEX}, or {_TORCH_SINGLE}, or shards and "
+        f"{_TORCH_INDEX}"
+    )
+
+
+def _sharded(path: Path, index: Path) -> Checkpoint:
     where = _weight_map(index)
     missing = [name for name in dict.fromkeys(where.values()) if not (path / name).is_file()]
     if missing:
         raise ValueError(f"{index} names the shard {missing[0]}, which {path} does not hold")
-    shards = {name: _readable(MappedFile(path / name)) for name in sorted(set(where.values()))}
+    shards = {name: _shard(path / name) for name in sorted(set(where.values()))}
     for name, shard in where.items():
         if name not in shards[shard]:
             raise ValueError(f"{index} has {name!r} in the shard {shard}, which does not hold it")
-    for shard, mapped in shards.items():
-        unknown = [name for name in mapped if where.get(name) != shard]
+    for shard, held in shards.items():
+        unknown = [name for name in held if where.get(name) != shard]
         if unknown:
             raise ValueError(f"{path / shard} holds {unknown[0]!r}, of which {index.name} does not know")
-    files = (index, *(mapped.path for mapped in shards.values()))
+    files = (index, *(held.path for held in shards.values()))
     params = Lazily(where, lambda name: shards[where[name]][name])
+    names = _written_as(shards)
     return Checkpoint(
-        path, params, files, tuple(shards.values()), {name: tuple(mapped) for name, mapped in shards.items()}
+        path, params, files, tuple(shards.values()), {names[name]: tuple(held) for name, held in shards.items()}, index
     )
+
+
+def _shard(path: Path) -> MappedFile | TorchFile:
+    if path.suffix == ".safetensors":
+        return _readable(MappedFile(path))
+    loaded: Any = load_torch_file(path, str(path), mapped=True)
+    if not _are_parameters(loaded):
+        raise TypeError(f"{path} does not hold a mapping of names to tensors alone")
+    return _readable(TorchFile(path, loaded=loaded))
+
+
+def _written_as(shards: Iterable[str]) -> dict[str, str]:
+    """Return what shards are called as safetensors: as transformers calls them, where the names stay apart."""
+    plain = {name: str(Path(name).with_suffix(".safetensors")) for name in shards}
+    usual = {name: new.replace("pytorch_model", "model", 1) for name, new in plain.items()}
+    return usual if len(set(usual.values())) == len(usual) else plain
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -172,29 +204,31 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ValueError(f"{index} cannot be read: {type(error).__name__}: {error}") from None
     if not where or not pairs:
         raise ValueError(f"{index} cannot be read: its weight_map is no mapping of names to shards")
+    suffix = ".safetensors" if index.name == INDEX else ".bin"
     for shard in set(where.values()):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise ValueError(f"{index} names the shard {shard!r}; expected a .safetensors file in the same folder")
+        if Path(shard).name != shard or Path(shard).suffix != suffix:
+            raise ValueError(f"{index} names the shard {shard!r}; expected a {suffix} file in the same folder")
     return dict(where)
 
 
-def _readable(mapped: MappedFile) -> MappedFile:
-    for name, entry in mapped.entries.items():
-        if entry.dtype in _FLOATS_TOO_NARROW:
+def _readable(held: _Held) -> _Held:
+    for name in held:
+        dtype = held.form(name)[0]
+        if dtype in _FLOATS_TOO_NARROW:
             raise ValueError(
-                f"{mapped.path}: {name!r} is of dtype {entry.dtype}; expected floating-point numbers of 16 bits or more"
+                f"{held.path}: {name!r} is of dtype {dtype}; expected floating-point numbers of 16 bits or more"
             )
-    return mapped
+    return held
 
 
 def _torch_file(path: Path, key: str | None) -> Checkpoint:
-    loaded = load_torch_file(path, str(path))
+    loaded = load_torch_file(path, str(path), mapped=True)
     if not isinstance(loaded, Mapping):
         raise TypeError(f"{path} does not hold a mapping of names to tensors, but a {type(loaded).__name__}")
     if _are_parameters(loaded):
         if key is not None:
             raise ValueError(f"--key is {key!r}, but {path} holds parameters alone; expected no --key")
-        return Checkpoint(path, loaded, (path,))
+        return _of_torch(TorchFile(path, loaded=loaded))
     candidates = [name for name, value in loaded.items() if _are_parameters(value)]
     if key is None:
         entries = ", ".join(f"{name} ({_described(value)})" for name, value in loaded.items())
@@ -204,7 +238,12 @@ def _torch_file(path: Path, key: str | None) -> Checkpoint:
         raise ValueError(
             f"--key is {key!r}; expected an entry of {path} with parameters: {candidates or 'it has none'}"
         )
-    return Checkpoint(path, loaded[key], (path,), key=key, left_out=tuple(str(name) for name in loaded if name != key))
+    left_out = tuple(str(name) for name in loaded if name != key)
+    return replace(_of_torch(TorchFile(path, key, loaded[key])), key=key, left_out=left_out)
+
+
+def _of_torch(file: TorchFile) -> Checkpoint:
+    return Checkpoint(file.path, _readable(file), (file.path,), (file,))
 
 
 def _are_parameters(value: object) -> bool:

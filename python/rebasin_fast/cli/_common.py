@@ -6,6 +6,8 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +15,28 @@ if TYPE_CHECKING:
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes: an expected error, wrong usage or input (a missing extra included), Ctrl-C, SIGTERM."""
+
+
+@dataclass
+class Told:
+    """What a command has told so far: its complaints, and whether it has printed JSON."""
+
+    complaints: list[str] = field(default_factory=list)
+    json: bool = False
+
+
+_TOLD: ContextVar[Told | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def listening() -> Iterator[Told]:
+    """Yield what is told by `complain` and `print_json` as long as the block lasts."""
+    told = Told()
+    token = _TOLD.set(told)
+    try:
+        yield told
+    finally:
+        _TOLD.reset(token)
 
 
 @contextmanager
@@ -69,7 +93,10 @@ def table(title: str, *headings: str) -> Any:
 
 def print_json(content: Any) -> None:
     """Print `content` as JSON for machines."""
-    print(json.dumps(content, indent=2, allow_nan=False))
+    text = json.dumps(content, indent=2, allow_nan=False)
+    if (told := _TOLD.get()) is not None:
+        told.json = True
+    print(text)
 
 
 def note(message: str, quiet: bool) -> None:
@@ -80,4 +107,6 @@ def note(message: str, quiet: bool) -> None:
 
 def complain(message: str) -> None:
     """Print one line on stderr."""
+    if (told := _TOLD.get()) is not None:
+        told.complaints.append(message)
     print(f"rebasin-fast: {message}", file=sys.stderr)

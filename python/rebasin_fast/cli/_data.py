@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rebasin_fast._extras import require
+from rebasin_fast._files import check_regular
 
 if TYPE_CHECKING:
     from rebasin_fast.cli._architecture import Network
@@ -139,6 +140,10 @@ def _from_idx(path: Path, split: str) -> tuple[Any, Any]:
 
 def _from_file(path: Path) -> tuple[Any, Any]:
     torch = require("torch", "torch")
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--data: {path} does not exist") from None
     if path.suffix.lower() == ".safetensors":
         from rebasin_fast._safetensors import MappedFile
 

@@ -1,5 +1,6 @@
 """``rebasin-fast lap``."""
 
+import io
 import math
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from typer import Argument, Option, Typer
 
-from rebasin_fast._files import whole_files
+from rebasin_fast._files import check_regular, told_as, whole_files
 from rebasin_fast.cli._common import expected_errors, print_json
 from rebasin_fast.cli._model_files import check_outputs
 from rebasin_fast.cli._options import Force, Quiet
@@ -70,8 +71,7 @@ def read_matrix(path: Path, key: str | None = None) -> npt.NDArray[Any]:
         raise ValueError(f"{path} ends in {path.suffix!r}; expected .npy, .npz or .csv")
     if key is not None and suffix != ".npz":
         raise ValueError(f"--key is {key!r}, but {path} is no .npz file")
-    with path.open("rb"):  # a missing file is an OSError of Python's, whatever the reader makes of it
-        pass
+    check_regular(path)  # a missing file is an OSError of Python's, whatever the reader makes of it
     try:
         matrix = _from_csv(path) if suffix == ".csv" else _from_numpy(path, key)
     except OSError:
@@ -125,10 +125,11 @@ def _solved(matrix: npt.NDArray[Any], maximize: bool) -> "tuple[Assignment, floa
 
 def _write(answer: "Assignment", out: Path, force: bool) -> None:
     pairs = np.stack([answer.row_ind, answer.col_ind], axis=1)
-    with whole_files([out], overwrite=force) as (temporary,):
+    with whole_files([out], overwrite=force) as (temporary,), told_as(out):
         if out.suffix.lower() == ".npy":
-            with temporary.open("wb") as file:  # np.save itself would append a suffix to a name in capitals
-                np.save(file, pairs)
+            content = io.BytesIO()  # into a file numpy writes by C's stdio, and does not hear of a full disk
+            np.save(content, pairs)
+            temporary.write_bytes(content.getbuffer())
         else:
             np.savetxt(temporary, pairs, fmt="%d", delimiter=",", header="row,column", comments="")
 

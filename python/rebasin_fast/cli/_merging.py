@@ -137,7 +137,7 @@ def apply(
         with progress_bars(quiet) as progress, resident_within(budget, checkpoint.mapped):
             made = files.record("apply", [permutation, b], {}, progress) | left_out([checkpoint], quiet)
             spec.validate(checkpoint.params, str(b), matching=False)
-            moved = methods.aligned(Network(spec), checkpoint, index)
+            moved = methods.aligned(Network(spec), checkpoint, index, whole=files.model_kind(out, b) == "torch")
             files.write_model(moved, out, checkpoint, made, force=force)
         _tell({"units_moved": methods.units_moved(index)}, made, out, as_json)
 
@@ -188,7 +188,7 @@ def merge(
         with Work(models, key, plan, seed, quiet) as work:
             made = work.record("merge", {"method": method, "seed": seed} | weighed | plan.options())
             found = work.matched()
-            merged = work.merged(found, lam)
+            merged = work.merged(found, lam, whole=files.model_kind(out, models[0]) == "torch")
             files.write_model(merged, out, work.checkpoints[0], made | {"result": found.facts}, force=force)
         _tell(found.facts, made, out, as_json)
 

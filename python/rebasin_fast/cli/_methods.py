@@ -75,34 +75,48 @@ def match_pair(
 
 
 def match_many(
-    network: Network, models: Sequence[Parameters], settings: Settings, progress: Progress | None
+    network: Network, checkpoints: Sequence[Checkpoint], settings: Settings, progress: Progress | None
 ) -> Matched:
-    """Match all models to the mean of the others."""
+    """Match all models to the mean of the others; held are the sum and, of the files, one model at a time."""
     from rebasin_fast.merge_many import merge_many
 
-    found = merge_many(network.spec, list(models), seed=settings.seed, progress=progress)
+    def visited(stage: str, done: int, total: int) -> None:
+        for checkpoint in checkpoints:
+            for file in checkpoint.mapped:
+                file.release()
+        if progress is not None:
+            progress(stage, done, total)
+
+    models = [checkpoint.params for checkpoint in checkpoints]
+    found = merge_many(network.spec, models, seed=settings.seed, max_cache_bytes=settings.cache_bytes, progress=visited)
     facts = {"distance": list(found.distance), "sweeps": found.sweeps, "converged": found.converged}
     return Matched(found.permutations, facts, found.params)
 
 
-def aligned(network: Network, checkpoint: Checkpoint, permutation: Mapping[str, IndexArray]) -> Parameters:
-    """Return a model with its units reordered; of a mapped file tensor by tensor, when they are asked for."""
+def aligned(
+    network: Network, checkpoint: Checkpoint, permutation: Mapping[str, IndexArray], *, whole: bool = False
+) -> Parameters:
+    """Return a model with its units reordered: tensor by tensor, when they are asked for, or the whole of it now.
+
+    Tensors that are one in the checkpoint are one in the whole model, as torch's files can tell and safetensors cannot.
+    """
     from rebasin_fast.permute import apply_permutation, permuted, validate_permutation
 
     params = checkpoint.params
-    if not checkpoint.mapped:
-        return apply_permutation(network.spec, permutation, params)
+    if whole:
+        # From one reading: whether two tensors are one is told by where they lie.
+        return apply_permutation(network.spec, permutation, dict(params.items()))
     network.spec.validate(params, str(checkpoint.path), matching=False)
     validate_permutation(network.spec, permutation, params)
     return Lazily(params, lambda name: permuted(network.spec, permutation, name, params[name]))
 
 
-def interpolated(a: Parameters, b: Parameters, lam: float, *, lazily: bool) -> Parameters:
-    """Return the point between two models."""
+def interpolated(a: Parameters, b: Parameters, lam: float, *, whole: bool) -> Parameters:
+    """Return the point between two models, as `aligned` does."""
     from rebasin_fast.interpolate import interpolate
 
-    if not lazily:
-        return interpolate(a, b, lam)
+    if whole:
+        return interpolate(dict(a.items()), b, lam)
     return Lazily(a, lambda name: interpolate({name: a[name]}, {name: b[name]}, lam)[name])
 
 

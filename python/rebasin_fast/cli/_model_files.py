@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_fast._extras import require
-from rebasin_fast._files import check_folder_writable, check_writable, whole_files, whole_folder
-from rebasin_fast._safetensors import form_of, in_file_order, write_tensors
+from rebasin_fast._files import check_folder_writable, check_regular, check_writable, told_as, whole_files, whole_folder
+from rebasin_fast._safetensors import form_of, write_tensors
 from rebasin_fast._version import __version__
 from rebasin_fast.cli._checkpoints import INDEX, open_checkpoint
 
@@ -78,14 +79,9 @@ def write_model(params: Parameters, out: Path, like: Checkpoint, made: Mapping[s
     with whole_files(_targets(out, like.path), overwrite=force) as temporary:
         if kind == "safetensors":
             metadata = _metadata(like, made)
-            forms = like.forms() if like.mapped else in_file_order({n: form_of(t) for n, t in params.items()})
-            _write_tensors(temporary[0], forms, params, metadata, out)
+            _write_tensors(temporary[0], like.forms(), params, metadata, out)
             return
-        torch = require("torch", "torch")
-        try:
-            torch.save(dict(params) if like.key is None else {like.key: dict(params)}, temporary[0])
-        except RuntimeError as error:  # its own kind for a disk that is full
-            raise OSError(f"{out} cannot be written: {error}") from error
+        _save(dict(params) if like.key is None else {like.key: dict(params)}, temporary[0], out)
         temporary[1].write_text(json.dumps(made) + "\n", encoding="utf-8")
 
 
@@ -106,8 +102,7 @@ def read_permutation(path: Path) -> tuple[dict[str, IndexArray], PermutationSpec
     """Return a permutation and its spec as `write_permutation` wrote them."""
     from rebasin_fast.spec_file import from_json
 
-    with path.open("rb"):
-        pass
+    check_regular(path)
     if path.suffix != ".safetensors":
         raise ValueError(
             f"{path} ends in {path.suffix!r}; expected a .safetensors file that `rebasin-fast match` wrote"
@@ -126,21 +121,30 @@ def _write_folder(params: Parameters, out: Path, like: Checkpoint, made: Mapping
     forms, metadata = like.forms(), _metadata(like, made)
     with whole_folder(out, overwrite=force) as folder:
         for shard, names in like.shards.items():
-            _write_tensors(folder / shard, {name: forms[name] for name in names}, params, metadata, out)
-        index = like.path / INDEX
-        if index.exists():
-            content = json.loads(index.read_text(encoding="utf-8"))
+            held = {name: form for name, form in forms.items() if name in names}
+            _write_tensors(folder / shard, held, params, metadata, out)
+        if like.index is not None:
+            content = json.loads(like.index.read_text(encoding="utf-8"))
             content["metadata"] = {**(content.get("metadata") or {}), _RECORD: dict(made)}
+            shard_of = {name: shard for shard, names in like.shards.items() for name in names}
+            content["weight_map"] = {name: shard_of[name] for name in content["weight_map"]}
             (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for path in like.companions():
             shutil.copyfile(path, folder / path.name)
 
 
 def _write_tensors(path: Path, forms: Any, params: Parameters, metadata: Mapping[str, str], out: Path) -> None:
-    try:
+    with told_as(out):
         write_tensors(path, forms, params, metadata)
-    except OSError as error:
-        raise OSError(error.errno, f"{out} cannot be written: {error.strerror or error}") from error
+
+
+def _save(content: Mapping[str, Any], path: Path, out: Path) -> None:
+    torch = require("torch", "torch")
+    try:
+        with told_as(out), path.open("wb") as file:  # the name itself torch refuses where nothing is before its dot
+            torch.save(content, file)
+    except RuntimeError as error:  # what torch makes of a disk that is full
+        raise OSError(f"{out} cannot be written: {str(error).partition(chr(10))[0]}") from error
 
 
 def _metadata(like: Checkpoint, made: Mapping[str, Any]) -> dict[str, str]:
@@ -156,7 +160,7 @@ def _check_apart(target: Path, inputs: Sequence[Path]) -> None:
     for path in inputs:
         if target.exists() and path.exists() and target.samefile(path):
             raise ValueError(f"{target} is an input; expected another file to write")
-        place, source = target.resolve(), path.resolve()
+        place, source = Path(os.path.realpath(target)), Path(os.path.realpath(path))  # also of links that go in circles
         if (path.is_dir() and source in place.parents) or place in source.parents:
             raise ValueError(f"{target} and the input {path} lie one within the other; expected another place to write")
 

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 from typer import Argument, Option
 
 Model: TypeAlias = Annotated[
-    Path, Argument(help="Checkpoint: .safetensors, a torch file of tensors, or a Hugging Face folder of safetensors.")
+    Path, Argument(help="Checkpoint: .safetensors, a torch file of tensors, or a Hugging Face folder of either.")
 ]
 Models: TypeAlias = Annotated[list[Path], Argument(help="Two or more checkpoints of one architecture.")]
 Key: TypeAlias = Annotated[str | None, Option(help="Entry of torch files that holds the parameters, as state_dict.")]
@@ -34,7 +34,7 @@ Prove: TypeAlias = Annotated[
 ]
 MaxMemory: TypeAlias = Annotated[
     str,
-    Option(help="Budget, as 512M or 2G: of pages of safetensors files, kept cost matrices, and for the proof."),
+    Option(help="Budget, as 512M or 2G: of pages of the files, kept cost matrices, and for the proof."),
 ]
 Data: TypeAlias = Annotated[
     Path | None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option, Typer
 
-from rebasin_fast._files import whole_files
+from rebasin_fast._files import told_as, whole_files
 from rebasin_fast.cli import _proof
 from rebasin_fast.cli._architecture import Architecture
 from rebasin_fast.cli._checkpoints import open_checkpoint
@@ -88,7 +88,7 @@ def spec(
         if prove and proven is None:
             raise ValueError("--prove needs a model to compute with; expected --arch, --model-class or --config")
         if save is not None:
-            with whole_files([save], overwrite=force) as (temporary,):
+            with whole_files([save], overwrite=force) as (temporary,), told_as(save):
                 found.save(temporary)
         facts = _facts(found, params, proven)
         if as_json:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,24 +107,25 @@ class Work:
 
     def matched(self) -> methods.Matched:
         """Match, by the method of the plan."""
-        plan, params = self._plan, [checkpoint.params for checkpoint in self.checkpoints]
+        plan = self._plan
         settings = methods.Settings(self._seed, plan.max_memory // 2, plan.batch_size, plan.epochs)
-        with self._on_data():
+        with self._on_data(), self._told_by_file():
             if plan.method == "many":
-                return methods.match_many(self.network, params, settings, self._progress)
-            a, b = params
+                return methods.match_many(self.network, self.checkpoints, settings, self._progress)
+            a, b = (checkpoint.params for checkpoint in self.checkpoints)
             return methods.match_pair(plan.method, self.network, a, b, self._examples, settings, self._progress)
 
-    def merged(self, found: methods.Matched, lam: float) -> Parameters:
-        """Return the merged model."""
+    def merged(self, found: methods.Matched, lam: float, *, whole: bool) -> Parameters:
+        """Return the merged model, tensor by tensor or the whole of it: see `methods.aligned`."""
         pairs = list(zip(self.checkpoints, found.permutations, strict=True))
         if found.merged is not None:
             merged, weights = found.merged, [1 / len(pairs)] * len(pairs)
         else:
             first, second = self.checkpoints
-            moved = methods.aligned(self.network, second, found.permutations[1])
-            lazily = bool(first.mapped and second.mapped)
-            merged, weights = methods.interpolated(first.params, moved, lam, lazily=lazily), [1 - lam, lam]
+            with self._told_by_file():
+                moved = methods.aligned(self.network, second, found.permutations[1], whole=whole)
+                merged = methods.interpolated(first.params, moved, lam, whole=whole)
+            weights = [1 - lam, lam]
         if not self._plan.repair:
             return merged
         assert self._examples is not None
@@ -132,6 +134,19 @@ class Work:
             return methods.repaired(
                 self.network, merged, ends, weights, self._examples, self._plan.batch_size, self._progress
             )
+
+    @contextmanager
+    def _told_by_file(self) -> Iterator[None]:
+        """Let what the library says of its arguments name the files."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            text = str(error)
+            for number, checkpoint in enumerate(self.checkpoints):
+                text = text.replace(f"models[{number}]", str(checkpoint.path))
+            for name, checkpoint in zip(("params_a", "params_b"), self.checkpoints, strict=False):
+                text = text.replace(name, str(checkpoint.path))
+            raise type(error)(text) from error
 
     def _read_data(self) -> data_files.Examples | None:
         plan = self._plan

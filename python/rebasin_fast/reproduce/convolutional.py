@@ -1,4 +1,4 @@
-"""The paper's convolutional networks with layer norm, for (N, side * side) images of one channel, and how they start.
+"""The paper's convolutional networks, for (N, side * side) images of one channel, and how they start.
 
 Imports torch: for `recipes` alone, when a network is built.
 """
@@ -14,12 +14,14 @@ from torch import nn
 from rebasin_fast import _networks
 from rebasin_fast._networks import ChannelNorm
 
+_NORMS = {"layer_norm": ChannelNorm, "batch_norm": nn.BatchNorm2d}
+
 
 class ResNet20(_networks.ResNet20):
     """He et al. (2016), section 4.2."""
 
-    def __init__(self, width: float, classes: int) -> None:
-        super().__init__(width, classes, 1, ChannelNorm)
+    def __init__(self, width: float, classes: int, norm: str) -> None:
+        super().__init__(width, classes, 1, _NORMS[norm])
         _initialise(self)
 
     def forward(self, x: Any) -> Any:
@@ -30,9 +32,9 @@ class ResNet20(_networks.ResNet20):
 class VGG16(_networks.Vgg16):
     """Simonyan & Zisserman (2015), without dropout, as the paper's; side 32 or less: one position is left."""
 
-    def __init__(self, width: float, classes: int, hidden: Sequence[int]) -> None:
+    def __init__(self, width: float, classes: int, hidden: Sequence[int], norm: str) -> None:
         dense = [*(int(base * width) for base in hidden), classes]
-        super().__init__(width, 1, ChannelNorm, dense, 1, dropout=0.0, rounding_up=True)
+        super().__init__(width, 1, _NORMS[norm], dense, 1, dropout=0.0, rounding_up=True)
         _initialise(self)
 
     def forward(self, x: Any) -> Any:

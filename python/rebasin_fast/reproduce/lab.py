@@ -147,6 +147,8 @@ class Lab:
             lr=recipe.lr,
             optimizer=recipe.optimizer,
             schedule=recipe.schedule,
+            weight_decay=recipe.weight_decay,
+            max_gradient_norm=recipe.max_gradient_norm,
             seed=_MEMBERS * self.seed + member,
             after_epoch=keep,
             progress=self.progress,

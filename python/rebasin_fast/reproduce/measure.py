@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from rebasin_fast._arrays import Parameters
 from rebasin_fast.activation_matching import activation_matching
-from rebasin_fast.batch_norm import repair
+from rebasin_fast.batch_norm import repair, reset_batch_norm
 from rebasin_fast.calibration import Predictions, ensemble, reliability_diagram
 from rebasin_fast.evaluate import barrier, evaluate
 from rebasin_fast.interpolate import interpolate
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Curve = dict[str, Any]
 """``lambda``, ``loss`` and ``accuracy`` as lists, and ``barrier``: a `BarrierResult` as JSON has it."""
+
+_STATISTICS = 2_000
+"""Examples from which running statistics of merged networks are taken."""
 
 NAIVE, WEIGHTS, ACTIVATIONS, LEARNED = "naive", "weight matching", "activation matching", "straight-through"
 """The ways from A to B: as it is, or permuted by one of the paper's three methods."""
@@ -89,25 +92,48 @@ class Pair:
         return apply_permutation(self.spec, permutation, self.b)
 
     def curve(self, b: Parameters, batches: Batches, lambdas: int) -> Curve:
-        """Return loss and accuracy on the straight way from A to `b`, on the batches."""
+        """Return loss and accuracy on the straight way from A to `b`, on the batches.
+
+        Batch norms of merged networks get their running statistics anew, on the recipe's training data: those of A and
+        B say nothing of what passes in between (Jordan et al. 2023).
+        """
+        if self.recipe.network.norm == "batch_norm":
+            statistics = self.lab.batches(self.recipe, "train", at_most=_STATISTICS)
+            return self._corrected_curve(
+                b, batches, lambdas, lambda merged, _: reset_batch_norm(self.model, merged, statistics)
+            )
         found = barrier(self.model, self.a, b, batches, lambdas=lambdas)
         return _as_curve(found.lambdas, found.loss, found.accuracy)
 
     def repaired_curve(self, b: Parameters, batches: Batches, statistics: Batches, lambdas: int) -> Curve:
         """Return the same where every merged network is repaired (REPAIR, Jordan et al. 2023) on other batches."""
+
+        def repaired(merged: Parameters, lam: float) -> Parameters:
+            return repair(self.spec, self.model, merged, [self.a, b], statistics, weights=[1.0 - lam, lam])
+
+        return self._corrected_curve(b, batches, lambdas, repaired)
+
+    def _corrected_curve(
+        self, b: Parameters, batches: Batches, lambdas: int, correct: Callable[[Parameters, float], Parameters]
+    ) -> Curve:
+        """Return the curve on which every network but the ends is corrected, given its position."""
         positions = np.linspace(0.0, 1.0, lambdas)
         points = []
         for lam in positions.tolist():
-            merged: Parameters = {0.0: dict(self.a), 1.0: dict(b)}.get(lam) or repair(
-                self.spec,
-                self.model,
-                interpolate(self.a, b, lam),
-                [self.a, b],
-                statistics,
-                weights=[1.0 - lam, lam],
-            )
+            ends = {0.0: self.a, 1.0: b}
+            merged = ends[lam] if lam in ends else correct(interpolate(self.a, b, lam), lam)
             points.append(evaluate(self.model, merged, batches))
         return _as_curve(positions, [point.loss for point in points], [point.accuracy for point in points])
+
+
+def notes_on(recipes: Iterable[Recipe]) -> tuple[str, ...]:
+    """Return what a reader of curves between networks of these recipes has to know."""
+    if not any(recipe.network.norm == "batch_norm" for recipe in recipes):
+        return ()
+    return (
+        "Batch norm stands in the place of the paper's layer norm where the network says so; the running statistics of "
+        f"every network between A and B are taken anew on {_STATISTICS} training examples then (Jordan et al. 2023).",
+    )
 
 
 def pair_of(lab: Lab, recipe: Recipe, *, parts: tuple[Part, Part] = (ALL, ALL), epoch: int | None = None) -> Pair:

@@ -25,26 +25,30 @@ class Network:
     Attributes
     ----------
     kind : "mlp", "resnet20" or "vgg16"
-        The convolutional ones with layer norm over the channels, as in the paper's experiments.
     width : float
         Units in each of the MLP's three hidden layers; the multiplier of all widths of the others.
+    norm : "layer_norm" or "batch_norm"
+        Of the convolutional ones. Layer norm, over the channels, is the paper's.
     """
 
     kind: Literal["mlp", "resnet20", "vgg16"]
     width: float
+    norm: Literal["layer_norm", "batch_norm"] = "layer_norm"
 
     def __str__(self) -> str:
         if self.kind == "mlp":
             return f"MLP {_HIDDEN_LAYERS} x {self.width:g}"
-        return f"{ {'resnet20': 'ResNet20', 'vgg16': 'VGG16'}[self.kind] }, width x {Fraction(self.width)}"
+        name = {"resnet20": "ResNet20", "vgg16": "VGG16"}[self.kind]
+        norm = " (batch norm)" if self.norm == "batch_norm" else ""
+        return f"{name}{norm}, width x {Fraction(self.width)}"
 
     def spec(self, features: int, classes: int) -> PermutationSpec:
         """Return the groups of its hidden units."""
         if self.kind == "mlp":
             return mlp(self._widths(features, classes))
         if self.kind == "resnet20":
-            return resnet20(self.width, num_classes=classes, in_channels=1, norm="layer_norm")
-        return vgg16(self.width, num_classes=classes, in_channels=1, norm="layer_norm", classifier_widths=_VGG_HIDDEN)
+            return resnet20(self.width, num_classes=classes, in_channels=1, norm=self.norm)
+        return vgg16(self.width, num_classes=classes, in_channels=1, norm=self.norm, classifier_widths=_VGG_HIDDEN)
 
     def build(self, features: int, classes: int) -> torch.nn.Module:
         """Return the untrained network, from (N, features) to (N, classes); images are square and of one channel."""
@@ -53,8 +57,8 @@ class Network:
         from rebasin_fast.reproduce import convolutional  # needs torch
 
         if self.kind == "resnet20":
-            return convolutional.ResNet20(self.width, classes)
-        return convolutional.VGG16(self.width, classes, _VGG_HIDDEN)
+            return convolutional.ResNet20(self.width, classes, self.norm)
+        return convolutional.VGG16(self.width, classes, _VGG_HIDDEN, self.norm)
 
     def _widths(self, features: int, classes: int) -> tuple[int, ...]:
         return (features, *[int(self.width)] * _HIDDEN_LAYERS, classes)
@@ -89,7 +93,7 @@ class Recipe:
     network : Network
     dataset : str
         A name that `rebasin_fast.datasets.load_dataset` knows.
-    epochs, batch_size, lr, optimizer, schedule
+    epochs, batch_size, lr, optimizer, schedule, weight_decay, max_gradient_norm
         As in `rebasin_fast.training.train`.
     pool : int
         Images are averaged over squares of so many pixels a side first.
@@ -106,6 +110,8 @@ class Recipe:
     lr: float = 1e-3
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
+    weight_decay: float = 0.0
+    max_gradient_norm: float | None = None
     pool: int = 1
     examples: int | None = None
     snapshots: tuple[int, ...] = ()

@@ -35,8 +35,8 @@ class Store:
         return self._network_file(name, key).is_file()
 
     def network(self, name: str, key: Mapping[str, Any]) -> Parameters:
-        """Return the state dict of that key, on the CPU; ValueError, naming the file, if it is broken."""
-        return load_parameters(self._network_file(name, key), name)
+        """Return the state dict of that key, mapped from its file; ValueError, naming the file, if it is broken."""
+        return load_parameters(self._network_file(name, key), name, mapped=True)
 
     def keep_network(self, name: str, key: Mapping[str, Any], params: Parameters) -> None:
         """Write a state dict."""

@@ -8,7 +8,7 @@ from typing import Any
 from rebasin_fast.reproduce import drawing
 from rebasin_fast.reproduce.experiment import Experiment, Measured, TrainedCase
 from rebasin_fast.reproduce.lab import Lab
-from rebasin_fast.reproduce.measure import ACTIVATIONS, LEARNED, NAIVE, WEIGHTS, ends, middle, pair_of
+from rebasin_fast.reproduce.measure import ACTIVATIONS, LEARNED, NAIVE, WEIGHTS, ends, middle, notes_on, pair_of
 from rebasin_fast.reproduce.report import Beside, Summary, Table
 from rebasin_fast.reproduce.scales import lambdas_of, mlp_recipe, resnet_recipe, vgg_recipe
 
@@ -76,6 +76,7 @@ def _summarise(measured: Measured[LmcCase]) -> Summary:
             f"{measured[0][0].examples} examples at most.",
             "The paper: MLP 3 x 512 on MNIST for 100 epochs, and ResNet20 at 32 times the width on CIFAR-10, which is "
             "not read here: Fashion-MNIST takes its place. Narrow networks are known to keep a barrier.",
+            *notes_on(case.recipe for case, _ in measured),
         ),
     )
 
@@ -121,7 +122,7 @@ LMC = Experiment(
     title="Linear mode connectivity before and after matching",
     cases={
         "smoke": _cases("smoke", _recipes("smoke", 0.25, 0.125), 200, 1),
-        "small": _cases("small", _recipes("small", 0.5, 0.125), 5_000, 4),
+        "small": _cases("small", _recipes("small", 2, 0.5), 5_000, 4),
         "paper": _cases("paper", _recipes("paper", 32, 4), 30_000, 250),
     },
     measure=_measure,

@@ -8,7 +8,7 @@ from typing import Any
 
 from rebasin_fast.reproduce import drawing
 from rebasin_fast.reproduce.experiment import Experiment, Measured
-from rebasin_fast.reproduce.measure import BarrierCase, ends, naive_and_matched
+from rebasin_fast.reproduce.measure import BarrierCase, ends, naive_and_matched, notes_on
 from rebasin_fast.reproduce.recipes import Recipe
 from rebasin_fast.reproduce.report import Beside, Summary, Table, ratio
 from rebasin_fast.reproduce.scales import mlp_recipe, resnet_recipe, vgg_recipe
@@ -50,6 +50,7 @@ def _summarise(measured: Measured[BarrierCase]) -> Summary:
         (
             "The paper: VGG16 at 1/8 to 4 times and ResNet20 at 1 to 32 times the width on CIFAR-10 (layer norm, SGD), "
             "a figure without a table. Here Fashion-MNIST takes the place of CIFAR-10.",
+            *notes_on(case.recipe for case, _ in measured),
         ),
     )
 
@@ -63,11 +64,9 @@ def _draw(measured: Measured[BarrierCase]) -> Any:
             heights = [found[way]["barrier"] for _, found in cases]
             axes[0, column].plot(widths, heights, "o-", ms=4, color=color, label=way)
         recipe = cases[0][0].recipe
-        names = {"mlp": "MLP, 3 layers", "resnet20": "ResNet20", "vgg16": "VGG16"}
+        name = "MLP, 3 layers" if recipe.network.kind == "mlp" else str(recipe.network).partition(",")[0]
         x = "units a layer" if recipe.network.kind == "mlp" else "multiplier of the width"
-        drawing.label(
-            axes[0, column], f"{names[recipe.network.kind]} on {recipe.dataset}", x, "" if column else "test barrier"
-        )
+        drawing.label(axes[0, column], f"{name} on {recipe.dataset}", x, "" if column else "test barrier")
         axes[0, column].set_xscale("log", base=2)
         axes[0, column].set_xticks(widths, [str(Fraction(width)) for width in widths])
         axes[0, column].minorticks_off()
@@ -91,8 +90,8 @@ WIDTH = Experiment(
         ),
         "small": (
             *_of_widths(replace(mlp_recipe("small", "mnist"), epochs=4), (32, 64, 128, 256, 512), 5),
-            *_of_widths(resnet_recipe("small"), (0.25, 0.5), 5),
-            *_of_widths(vgg_recipe("small", 1), (0.0625, 0.125), 5),
+            *_of_widths(resnet_recipe("small"), (0.25, 0.5, 1, 2), 5),
+            *_of_widths(vgg_recipe("small", 1), (0.0625, 0.125, 0.25, 0.5), 5),
         ),
         "paper": (
             *_of_widths(mlp_recipe("paper", "mnist"), (32, 64, 128, 256, 512, 1024, 2048), 25),
