@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kMostThreads)
         __syncthreads();
     }
     const Matching matching = Matching::in(memory, rows, cols);
-    BlockSolver<S> solver(costs, matching);
+    BlockSolver<Costs<S>> solver(costs, matching);
     int flaws = solver.start(largest);
     if (flaws == 0) {
         constexpr int bids_per_row = 3;
@@ -82,12 +82,6 @@ __global__ void __launch_bounds__(kMostThreads)
         *to.gap = gap * (back < 0.0 ? -back : back);
     }
     write_cells(matching, rows, cols, task.turned, to);
-}
-
-// The largest magnitude of which sums of some n stay finite.
-inline double overflow_limit(std::int64_t rows, bool guarded) {
-    return guarded ? std::numeric_limits<double>::infinity()
-                   : std::numeric_limits<double>::max() / (8.0 * static_cast<double>(rows));
 }
 
 template <class S>
