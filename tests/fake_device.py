@@ -72,7 +72,7 @@ class Extension:
         assert (device, stream) == (0, 7)
         for _, dtype, (_, depth), strides in (a, b):
             assert dtype == a[1]
-            assert strides == (depth, 1)
+            assert strides == (depth, 1) or depth == 0  # then any will do
         left, right = _matrix(*a), _matrix(*b)
         start = self._prices(col_duals, len(right))
         return self._answer(solve_assignment_factored(left, right, maximize, duals=start), answer)

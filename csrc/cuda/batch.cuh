@@ -136,17 +136,19 @@ inline unsigned threads_for(std::int64_t cols) {
 }
 
 template <class S>
-bool fits_staged(const DeviceMatrix& costs) {
+bool fits_staged(const DeviceMatrix& costs, std::size_t usable) {
     return Matching::bytes(costs.rows, costs.cols) + 8 +
                static_cast<std::size_t>(costs.rows) * static_cast<std::size_t>(costs.cols) * sizeof(S) <=
-           TaskGroup<S>::usable_shared_memory();
+           usable;
 }
 
 template <class S>
 void run_tasks(const std::vector<BlockTask>& tasks, double factor, bool guarded, int* status, Stream stream) {
+    if (tasks.empty()) return;
     std::map<std::pair<unsigned, bool>, std::vector<BlockTask>> groups;
+    const std::size_t usable = TaskGroup<S>::usable_shared_memory();  // asked once: there may be thousands
     for (const BlockTask& task : tasks)
-        groups[{threads_for(task.costs.cols), fits_staged<S>(task.costs)}].push_back(task);
+        groups[{threads_for(task.costs.cols), fits_staged<S>(task.costs, usable)}].push_back(task);
     for (auto& [key, members] : groups)
         TaskGroup<S>(std::move(members), key.first, key.second).run(factor, guarded, status, stream);
 }
