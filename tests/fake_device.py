@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rebasin_fast import solve_assignment
+from rebasin_fast import solve_assignment, solve_assignment_factored
 
 _CTYPES = {
     "float32": ctypes.c_float,
@@ -65,8 +65,28 @@ class Extension:
         self.calls.append("solve")
         assert (device, stream) == (0, 7)
         cost = _matrix(*costs)
-        start = [_at(col_duals, "float64", j).value for j in range(cost.shape[1])] if col_duals else None
-        found = solve_assignment(cost, maximize, duals=start)
+        return self._answer(solve_assignment(cost, maximize, duals=self._prices(col_duals, cost.shape[1])), answer)
+
+    def solve_factored(self, a, b, maximize, col_duals, answer, device, stream):
+        self.calls.append("solve_factored")
+        assert (device, stream) == (0, 7)
+        for _, dtype, (_, depth), strides in (a, b):
+            assert dtype == a[1]
+            assert strides == (depth, 1) or depth == 0  # then any will do
+        left, right = _matrix(*a), _matrix(*b)
+        start = self._prices(col_duals, len(right))
+        return self._answer(solve_assignment_factored(left, right, maximize, duals=start), answer)
+
+    def largest_magnitude(self, numbers, device, stream):
+        assert (device, stream) == (0, 7)
+        return float(np.abs(_matrix(*numbers)).max(initial=0.0))
+
+    @staticmethod
+    def _prices(col_duals, count):
+        return [_at(col_duals, "float64", j).value for j in range(count)] if col_duals else None
+
+    @staticmethod
+    def _answer(found, answer):
         names = ("row_ind", "col_ind", "row_duals", "col_duals")
         for address, name in zip(answer[:4], names, strict=True):
             if address:

@@ -235,14 +235,96 @@ def test_without_a_device_the_error_says_why(monkeypatch):
             call(elsewhere)
     with pytest.raises(TypeError, match=r"costs\[0\] is on a CUDA device"):
         solve_assignment_batch([elsewhere])
+    with pytest.raises(TypeError, match="a is on a CUDA device, and no driver was found"):
+        solve_assignment_factored(elsewhere, elsewhere)
 
 
-def test_what_is_solved_on_the_cpu_alone_says_so():
-    elsewhere, here = fake_device.Exporter(None), np.ones((2, 2))
-    with pytest.raises(TypeError, match="a is on a CUDA device; expected an array on the CPU"):
-        solve_assignment_factored(elsewhere, here)
-    with pytest.raises(TypeError, match="b is on a CUDA device; expected an array on the CPU"):
-        solve_assignment_factored(here, elsewhere)
+def factors(dtype: str, n: int = 6, m: int = 9, d: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(9)
+    return (10 * rng.standard_normal((n, d))).astype(dtype), (10 * rng.standard_normal((m, d))).astype(dtype)
+
+
+def check_factored(put, a: np.ndarray, b: np.ndarray, **options) -> Assignment:
+    answer = solve_assignment_factored(put(a), put(b), **options)
+    want = solve_assignment_factored(a, b, **options)
+    scale = np.abs(a.astype(float)).max() * np.abs(b.astype(float)).max() * a.shape[1] * len(want.row_ind)
+    assert answer.cost == pytest.approx(want.cost, abs=1e-14 * scale)
+    assert 0 <= answer.gap <= 1e-14 * scale
+    matrix = a.astype(float) @ b.astype(float).T
+    slack = matrix - host(answer.row_duals)[:, None] - host(answer.col_duals)
+    assert (-slack if answer.maximize else slack).min() >= -1e-13 * scale
+    assert matrix[host(answer.row_ind), host(answer.col_ind)].sum() == pytest.approx(want.cost, abs=1e-13 * scale)
+    return answer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "uint8", "int64"])
+def test_factors_are_answered_in_kind(device, dtype):
+    there, library = device
+    a, b = factors(dtype)
+    for left, right in ((a, b), (b, a), (a, a)):
+        for maximize in (False, True):
+            answer = check_factored(there.put, left, right, maximize=maximize)
+            assert _is_answer(answer.row_ind, library)
+            assert _is_answer(answer.row_duals, library)
+            assert isinstance(answer.cost, float)
+    mixed = check_factored(there.put, a, b.astype(np.float64))
+    assert mixed.row_ind.shape == (6,)
+    if there.extension is not None:
+        assert set(there.extension.calls) == {"solve_factored"}
+
+
+def test_factors_of_any_layout_and_bfloat16(device):
+    there, library = device
+    a, b = factors("float32", 8, 8)
+    given = [there.put(np.ascontiguousarray(x.T)) for x in (a, b)]
+    if there.extension is None:
+        given = [x.T for x in given]
+    else:
+        given = [there.put((torch.from_numpy(x.T.copy()) if library == "torch" else x.T.copy()).T) for x in (a, b)]
+    assert solve_assignment_factored(*given).cost == pytest.approx(solve_assignment_factored(a, b).cost, rel=1e-12)
+    if library == "torch":
+        narrow = [torch.from_numpy(x).bfloat16() for x in (a, b)]
+        want = solve_assignment_factored(*narrow).cost
+        assert solve_assignment_factored(*map(there.put, narrow)).cost == pytest.approx(want, rel=1e-12)
+
+
+def test_factors_with_duals_and_without_anything(device):
+    there, _ = device
+    a, b = factors("float32", 12, 12)
+    first = solve_assignment_factored(there.put(a), there.put(b))
+    for duals in (first.col_duals, host(first.col_duals)):
+        again = solve_assignment_factored(there.put(a), there.put(b), duals=duals)
+        assert again.cost == pytest.approx(first.cost, rel=1e-12)
+    with pytest.raises(ValueError, match=r"duals has shape \(5,\); expected \(12,\)"):
+        solve_assignment_factored(there.put(a), there.put(b), duals=np.zeros(5))
+    for shapes in (((0, 3), (4, 3)), ((4, 3), (0, 3)), ((0, 0), (0, 0))):
+        nothing = solve_assignment_factored(*(there.put(np.zeros(shape, np.float32)) for shape in shapes))
+        assert nothing.cost == nothing.gap == 0.0
+        assert host(nothing.row_duals).tolist() == [0.0] * shapes[0][0]
+    assert solve_assignment_factored(*(there.put(np.zeros((3, 0), np.float32)) for _ in "ab")).cost == 0.0
+
+
+def test_errors_of_factors_are_those_of_the_cpu(device):
+    there, _ = device
+    a, b = factors("float64")
+    bad = a.copy()
+    bad[1, 1] = np.nan
+    for wrong, match in (
+        ((bad, b), "a holds NaN or infinity; expected finite numbers"),
+        ((a, np.where(b < 0, -np.inf, b)), "b holds NaN or infinity; expected finite numbers"),
+        ((a, b[:, :3]), "a has 4 columns, b has 3; expected equally many"),
+        ((a[0], b), r"a has shape \(4,\); expected two dimensions, one row per vector"),
+        ((1e200 * a, 1e200 * b), "expected factors whose products, added up, fit float64"),
+    ):
+        for given in (wrong, tuple(map(there.put, wrong))):
+            with pytest.raises(ValueError, match=match):
+                solve_assignment_factored(*given)
+    with pytest.raises(TypeError, match="a has dtype complex64; expected real numbers of at most 64 bits"):
+        solve_assignment_factored(there.put(a.astype(np.complex64)), there.put(b))
+    with pytest.raises(TypeError, match="a is on a CUDA device, b is not; expected both on one device"):
+        solve_assignment_factored(there.put(a), b)
+    with pytest.raises(TypeError, match="b is on a CUDA device, a is not; expected both on one device"):
+        solve_assignment_factored(a, there.put(b))
 
 
 @pytest.mark.skipif(not cuda.is_built() or cuda.is_available(), reason="needs the extension and no device")
@@ -252,11 +334,15 @@ def test_an_error_of_cuda_names_the_call_and_its_text():
     given = (0, "float32", (2, 2), (2, 1))
     for call in (
         lambda: _cuda.solve(given, False, 0, [0] * 6, 0, 0),
+        lambda: _cuda.solve_factored(given, given, False, 0, [0] * 6, 0, 0),
+        lambda: _cuda.largest_magnitude(given, 0, 0),
         lambda: _cuda.solve_list([given], False, [[0] * 6], 0, 0),
         lambda: _cuda.solve_stack((0, "float32", (1, 2, 2), (4, 2, 1)), False, [0] * 6, 0, 0),
     ):
         with pytest.raises(RuntimeError, match=r"^cuda[A-Z]\w+: .*(driver|device)"):
             call()
+    with pytest.raises(TypeError, match="factors have dtype int8; expected float32 or float64"):
+        _cuda.largest_magnitude((0, "int8", (2, 2), (2, 1)), 0, 0)
     with pytest.raises(TypeError, match="costs have dtype int64"):
         _cuda.solve((0, "int64", (2, 2), (2, 1)), False, 0, [0] * 6, 0, 0)
 
@@ -310,6 +396,28 @@ def test_large_on_a_gpu():
     answer = check(lambda array: torch.as_tensor(array).cuda(), cost)
     again = solve_assignment(torch.as_tensor(cost).cuda())
     assert torch.equal(again.col_ind, answer.col_ind)  # the same answer every time
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("n", "m", "d"), [(700, 700, 1), (700, 700, 16), (600, 900, 40), (900, 600, 3)])
+def test_factors_on_a_gpu(n, m, d, dtype):
+    a, b = factors(dtype, n, m, d)
+    for maximize in (False, True):
+        check_factored(lambda array: torch.as_tensor(array).cuda(), a, b, maximize=maximize)
+
+
+@pytest.mark.gpu
+@GPU
+def test_factored_and_dense_costs_agree_on_a_gpu():
+    a, b = (torch.randn(3000, 24, device="cuda", dtype=torch.float64) for _ in "ab")
+    matrix = a @ b.T
+    dense, factored = solve_assignment(matrix), solve_assignment_factored(a, b)
+    assert factored.cost == pytest.approx(dense.cost, rel=1e-12)
+    again = solve_assignment_factored(a, b, duals=factored.col_duals)
+    assert again.cost == pytest.approx(dense.cost, rel=1e-12)
+    assert again.stats.row_scans < factored.stats.row_scans
 
 
 @pytest.mark.gpu

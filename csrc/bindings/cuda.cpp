@@ -16,6 +16,7 @@
 #include "bindings/register_cuda.hpp"
 #include "cuda/batch.hpp"
 #include "cuda/device_query.hpp"
+#include "cuda/factored_solver.hpp"
 #include "cuda/solver.hpp"
 
 namespace py = pybind11;
@@ -84,6 +85,16 @@ DeviceAnswer answer_at(const Places& at) {
             pointer<double>(at[3]),       pointer<double>(at[4]),       pointer<double>(at[5])};
 }
 
+// What Python is told of a solve, or the exception its status asks for.
+py::dict stats_of(const SolveOutcome& outcome) {
+    rebasin_fast::raise_for(outcome.status);
+    py::dict stats;
+    stats["method"] = outcome.stats.by_a_block ? "dense" : "auction";
+    stats["row_scans"] = outcome.stats.row_scans;
+    stats["augmentations"] = outcome.stats.augmentations;
+    return stats;
+}
+
 py::dict solve_one(const py::tuple& costs, bool maximize, Address col_duals, const Places& answer, int device,
                    Address stream) {
     const DeviceMatrix matrix = matrix_of(given_of(costs), 0);
@@ -98,12 +109,51 @@ py::dict solve_one(const py::tuple& costs, bool maximize, Address col_duals, con
         const DeviceScope scope(device);
         outcome = solve(matrix, answer_at(answer), options, pointer<CUstream_st>(stream));
     }
-    rebasin_fast::raise_for(outcome.status);
-    py::dict stats;
-    stats["method"] = outcome.stats.by_a_block ? "dense" : "auction";
-    stats["row_scans"] = outcome.stats.row_scans;
-    stats["augmentations"] = outcome.stats.augmentations;
-    return stats;
+    return stats_of(outcome);
+}
+
+bool is_wide(const std::string& dtype) {
+    if (dtype != "float32" && dtype != "float64")
+        throw py::type_error("factors have dtype " + dtype + "; expected float32 or float64");
+    return dtype == "float64";
+}
+
+// The Python layer has checked numbers, and that factors are contiguous and of one dtype.
+py::dict solve_factors(const py::tuple& a, const py::tuple& b, bool maximize, Address col_duals,
+                       const Places& answer, int device, Address stream) {
+    const Given left = given_of(a), right = given_of(b);
+    constexpr std::int64_t limit = std::int64_t{1} << 30;
+    if (left.shape.at(0) >= limit || right.shape.at(0) >= limit)
+        throw py::value_error("a and b must have fewer than 2**30 rows on a device");
+    const Factors factors{pointer<const void>(left.address),
+                          pointer<const void>(right.address),
+                          left.shape.at(1),
+                          is_wide(left.dtype),
+                          static_cast<int>(left.shape.at(0)),
+                          static_cast<int>(right.shape.at(0))};
+    rebasin_fast::PythonSignals signals;
+    SolveOptions options;
+    options.maximize = maximize;
+    options.col_duals = pointer<const double>(col_duals);
+    options.interrupt = &signals;
+    SolveOutcome outcome;
+    {
+        const py::gil_scoped_release release;
+        const DeviceScope scope(device);
+        outcome = solve_factored(factors, answer_at(answer), options, {}, pointer<CUstream_st>(stream));
+    }
+    return stats_of(outcome);
+}
+
+// Of a contiguous array; infinity or NaN where it holds one.
+double find_largest_magnitude(const py::tuple& numbers, int device, Address stream) {
+    const Given given = given_of(numbers);
+    std::int64_t count = 1;
+    for (const std::int64_t length : given.shape) count *= length;
+    const bool wide = is_wide(given.dtype);
+    const py::gil_scoped_release release;
+    const DeviceScope scope(device);
+    return largest_magnitude(pointer<const void>(given.address), count, wide, pointer<CUstream_st>(stream));
 }
 
 void solve_all(const std::vector<BatchProblem>& problems, bool maximize, int device, Address stream) {
@@ -176,6 +226,10 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     py::register_local_exception_translator(&translate);
     module.def("solve", &solve_one, py::arg("costs"), py::arg("maximize"), py::arg("col_duals"),
                py::arg("answer"), py::arg("device"), py::arg("stream"));
+    module.def("solve_factored", &solve_factors, py::arg("a"), py::arg("b"), py::arg("maximize"),
+               py::arg("col_duals"), py::arg("answer"), py::arg("device"), py::arg("stream"));
+    module.def("largest_magnitude", &find_largest_magnitude, py::arg("numbers"), py::arg("device"),
+               py::arg("stream"));
     module.def("solve_stack", &solve_stack, py::arg("costs"), py::arg("maximize"), py::arg("answers"),
                py::arg("device"), py::arg("stream"));
     module.def("solve_list", &solve_list, py::arg("costs"), py::arg("maximize"), py::arg("answers"),

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kMostThreads)
         __syncthreads();
     }
     const Matching matching = Matching::in(memory, rows, cols);
-    BlockSolver<S> solver(costs, matching);
+    BlockSolver<Costs<S>> solver(costs, matching);
     int flaws = solver.start(largest);
     if (flaws == 0) {
         constexpr int bids_per_row = 3;
@@ -82,12 +82,6 @@ __global__ void __launch_bounds__(kMostThreads)
         *to.gap = gap * (back < 0.0 ? -back : back);
     }
     write_cells(matching, rows, cols, task.turned, to);
-}
-
-// The largest magnitude of which sums of some n stay finite.
-inline double overflow_limit(std::int64_t rows, bool guarded) {
-    return guarded ? std::numeric_limits<double>::infinity()
-                   : std::numeric_limits<double>::max() / (8.0 * static_cast<double>(rows));
 }
 
 template <class S>
@@ -142,17 +136,19 @@ inline unsigned threads_for(std::int64_t cols) {
 }
 
 template <class S>
-bool fits_staged(const DeviceMatrix& costs) {
+bool fits_staged(const DeviceMatrix& costs, std::size_t usable) {
     return Matching::bytes(costs.rows, costs.cols) + 8 +
                static_cast<std::size_t>(costs.rows) * static_cast<std::size_t>(costs.cols) * sizeof(S) <=
-           TaskGroup<S>::usable_shared_memory();
+           usable;
 }
 
 template <class S>
 void run_tasks(const std::vector<BlockTask>& tasks, double factor, bool guarded, int* status, Stream stream) {
+    if (tasks.empty()) return;
     std::map<std::pair<unsigned, bool>, std::vector<BlockTask>> groups;
+    const std::size_t usable = TaskGroup<S>::usable_shared_memory();  // asked once: there may be thousands
     for (const BlockTask& task : tasks)
-        groups[{threads_for(task.costs.cols), fits_staged<S>(task.costs)}].push_back(task);
+        groups[{threads_for(task.costs.cols), fits_staged<S>(task.costs, usable)}].push_back(task);
     for (auto& [key, members] : groups)
         TaskGroup<S>(std::move(members), key.first, key.second).run(factor, guarded, status, stream);
 }

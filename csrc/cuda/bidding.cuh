@@ -96,9 +96,11 @@ class Round {
     const int active_, count_;
 };
 
-// Rows that wait are read again when there are enough of them, or nobody else is left. By one thread.
+// Rows that wait are read again when there are enough of them, or nobody else is left. By one thread. All of
+// them or none, for which come first is chance.
 __device__ inline void call_stale(Control& c) {
-    c.rescan = c.stale >= kWaitTogether || c.count[c.active] == 0 ? c.stale : 0;
+    const bool now = c.stale >= kWaitTogether || c.count[c.active] == 0;
+    c.rescan = now && c.stale <= c.together ? c.stale : 0;
 }
 
 // Bidders of a round over the whole device; 0: it is not to take place.
@@ -140,12 +142,12 @@ __global__ void advance_step(ListState<S> s) {
     call_stale(*s.control);
 }
 
-// After list_stale(). One thread.
+// After list_stale(), of `all` rows that wait or of those called. One thread.
 template <class S>
-__global__ void stale_done(ListState<S> s) {
+__global__ void stale_done(ListState<S> s, bool all) {
     Control& c = *s.control;
-    if (c.rescan == 0) return;
-    c.rescans += c.rescan;
+    if (c.rescan == 0 && !all) return;
+    c.rescans += c.stale;
     c.stale = 0;
     c.rescan = 0;
 }
@@ -181,7 +183,7 @@ __global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int roun
 // Begins a phase. One thread, before enqueue_free().
 template <class S>
 __global__ void begin_phase(ListState<S> s, double eps, long long budget, long long rounds, int few,
-                            int enough) {
+                            int together, int enough) {
     Control& c = *s.control;
     c.active = 0;
     c.count[0] = c.count[1] = c.stale = c.rescan = c.resting = 0;
@@ -190,6 +192,7 @@ __global__ void begin_phase(ListState<S> s, double eps, long long budget, long l
     c.last_round = c.rounds + rounds;
     c.eps = eps;
     c.few = few;
+    c.together = together;
     c.enough = enough;
 }
 
@@ -207,16 +210,16 @@ __global__ void release_all(ListState<S> s) {
     if (k < s.costs.rows) s.matching.col_of_row[k] = -1;
 }
 
-// Frees the rows whose column is not their best at today's prices. A warp a row.
+// Frees the rows whose column is further than `eps` from their best at today's prices. A warp a row.
 template <class S>
-__global__ void release_loose(ListState<S> s) {
+__global__ void release_loose(ListState<S> s, double eps) {
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
     for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows;
          i += warps) {
         const int j = s.matching.col_of_row[i];
         if (j < 0) continue;
         const double listed = s.two_least(i).first, bound = s.list_bound[i];
-        if (threadIdx.x % kWarp == 0 && s.reduced_at(i, j) > (listed < bound ? listed : bound)) {
+        if (threadIdx.x % kWarp == 0 && s.reduced_at(i, j) > (listed < bound ? listed : bound) + eps) {
             s.matching.row_of_col[j] = -1;
             s.matching.col_of_row[i] = -1;
         }
@@ -251,9 +254,9 @@ __global__ void sample_lists(ListState<S> s, int samples, double* slack, int* eq
 
 // The last resort, and exact: shortest augmenting paths over whole rows, by one block, `paths` at most.
 // Whoever is matched holds a best column.
-template <class S>
-__global__ void __launch_bounds__(kMostThreads) augment_rows(ListState<S> s, int paths) {
-    BlockSolver<S> solver(s.costs, s.matching);
+template <class S, class Rows>
+__global__ void __launch_bounds__(kMostThreads) augment_rows(ListState<S> s, Rows rows, int paths) {
+    BlockSolver<Rows> solver(rows, s.matching);
     int next = s.control->next;
     __syncthreads();
     const bool found = solver.augment(&next, paths);

@@ -43,10 +43,11 @@ struct Matching {
 // Of equal values a free column comes first, then the lower one.
 inline constexpr int kTaken = 1 << 30;
 
-template <class S>
+// `Rows` is Costs<S>, or FactoredCosts.
+template <class Rows>
 class BlockSolver {
   public:
-    __device__ BlockSolver(const Costs<S>& costs, const Matching& state)
+    __device__ BlockSolver(const Rows& costs, const Matching& state)
         : c_(costs), s_(state), t_(static_cast<int>(threadIdx.x)), threads_(static_cast<int>(blockDim.x)) {}
 
     // Looks at every element; prices start at the column minima of a square problem, at 0 otherwise, and
@@ -111,7 +112,7 @@ class BlockSolver {
         const int lane = t_ % kWarp, warps = threads_ / kWarp;
         for (int i = t_ / kWarp; i < c_.rows; i += warps) {
             double least = kForbidden;
-            const S* row = c_.row(i);
+            const auto row = c_.row(i);
             for (int j = lane; j < c_.cols; j += kWarp) least = fmin(least, c_.cost(row[j]) - s_.v[j]);
             least = over_warp(Least{least, 0}).value;
             if (lane == 0) {
@@ -131,7 +132,7 @@ class BlockSolver {
     // bid next: the one displaced, if that has brought anything.
     __device__ int bid(int i) {
         TwoLeast best = TwoLeast::none();
-        const S* row = c_.row(i);
+        const auto row = c_.row(i);
         for (int j = t_; j < c_.cols; j += threads_)
             best.take(c_.cost(row[j]) - s_.v[j], s_.row_of_col[j] < 0 ? j : j | kTaken);
         best = two_over_block_(best);
@@ -189,7 +190,7 @@ class BlockSolver {
     // Extends paths through row i; returns the nearest column that is not settled.
     __device__ Least relax(int i, double offset) {
         Least nearest = Least::none();
-        const S* row = c_.row(i);
+        const auto row = c_.row(i);
         for (int j = t_; j < c_.cols; j += threads_) {
             if (s_.settled[j]) continue;
             const double through = offset + (c_.cost(row[j]) - s_.v[j]);
@@ -202,7 +203,7 @@ class BlockSolver {
         return least_over_block_(nearest);
     }
 
-    const Costs<S> c_;
+    const Rows c_;
     const Matching s_;
     const int t_, threads_;
     OverBlock<Least> least_over_block_;

@@ -1,4 +1,5 @@
-// A cost matrix in device memory as the caller holds it, and the answer to it. Knows no CUDA headers.
+// A cost matrix in device memory as the caller holds it, or its factors, and the answer to it. Knows no CUDA
+// headers.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,17 @@ struct DeviceMatrix {
     std::int64_t col_stride = 0;
 
     DeviceMatrix transposed() const { return {data, type, cols, rows, col_stride, row_stride}; }
+};
+
+// c_ij = a_i . b_j. Both factors lie on the device without gaps, floats or, if `wide`, doubles.
+struct Factors {
+    const void* a = nullptr;  // (rows, depth)
+    const void* b = nullptr;  // (cols, depth)
+    std::int64_t depth = 0;
+    bool wide = false;
+    int rows = 0, cols = 0;
+
+    Factors transposed() const { return {b, a, depth, wide, cols, rows}; }
 };
 
 // Where the answer goes: device memory of the caller. With k = min(rows, cols):

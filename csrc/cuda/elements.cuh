@@ -2,6 +2,8 @@
 // device's own is needed for that, and the host does the same.
 #pragma once
 
+#include <limits>
+
 #include "cuda/device_matrix.hpp"
 #include "cuda/kernel.cuh"
 
@@ -67,6 +69,12 @@ inline constexpr int kInfeasible = 4;  // no assignment avoids the forbidden cel
 __device__ inline int flaws_of(double cost, double largest) {
     if (!(cost > -kForbidden)) return kInvalid;
     return cost < kForbidden && fabs(cost) > largest ? kOverflows : 0;
+}
+
+// The largest magnitude of which sums of some n stay finite.
+inline double overflow_limit(std::int64_t rows, bool guarded) {
+    return guarded ? std::numeric_limits<double>::infinity()
+                   : std::numeric_limits<double>::max() / (8.0 * static_cast<double>(rows));
 }
 
 }  // namespace rebasin_fast::cuda

@@ -6,6 +6,7 @@
 
 #include "cuda/block_solver.cuh"
 #include "cuda/elements.cuh"
+#include "cuda/factors.cuh"
 #include "cuda/reduce.cuh"
 
 namespace rebasin_fast::cuda {
@@ -23,6 +24,7 @@ struct Control {
     int resting;   // rows that stay free in this phase: no bid of theirs would change anything
     int flaws;     // of the entries
     int few;       // so many bidders at most are left to one block
+    int together;  // so many rows at most are read again in one go; more wait for the host
     int next;      // row the path search goes on with
     int infeasible;
     int enough;            // with so many left a phase ends: the next one, or paths, will serve them better
@@ -38,7 +40,8 @@ struct Control {
 
 template <class S>
 struct ListState {
-    Costs<S> costs;
+    Costs<S> costs;   // data is null where there are factors
+    Factors factors;  // of doubles
     Matching matching;
     int* list_columns;     // (rows, kListed)
     S* list_costs;         // (rows, kListed)
@@ -66,7 +69,12 @@ struct ListState {
         return j < costs.cols ? j : j - costs.cols;
     }
     __device__ int* queue(int which) const { return queues + static_cast<std::int64_t>(which) * costs.rows; }
-    __device__ double reduced_at(int i, int j) const { return costs.at(i, j) - matching.v[j]; }
+    __device__ double at(int i, int j) const {
+        if constexpr (std::is_same_v<S, double>)
+            if (costs.data == nullptr) return costs.cost(product_at(factors, i, j));
+        return costs.at(i, j);
+    }
+    __device__ double reduced_at(int i, int j) const { return at(i, j) - matching.v[j]; }
 
     // By all lanes of a warp: the two smallest reduced costs of row i's list. The code tells the distance of
     // the column and whether it is taken; free columns come first.

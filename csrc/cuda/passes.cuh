@@ -5,21 +5,21 @@
 
 namespace rebasin_fast::cuda {
 
-// Minima of all columns as keys, and the flaws of the entries. Blocks of `blockDim.x` columns and
-// `strip` rows; minima are kNoBid before.
+// Minima over `rows` rows of all columns as keys, and the flaws of the entries. Blocks of `blockDim.x`
+// columns and `strip` rows; minima are kNoBid before. `u`, if there is any, has a price for every row.
 template <class S>
-__global__ void survey_columns(Costs<S> c, int strip, double largest, unsigned long long* minima,
-                               int* flaws) {
+__global__ void survey_columns(Costs<S> c, int rows, int strip, double largest, const double* u,
+                               unsigned long long* minima, int* flaws) {
     const int j = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     const int first = static_cast<int>(blockIdx.y) * strip;
-    const int end = first + strip < c.rows ? first + strip : c.rows;
+    const int end = first + strip < rows ? first + strip : rows;
     Bits found = Bits::none();
     if (j < c.cols) {
         double least = kForbidden;
         for (int i = first; i < end; ++i) {
             const double cost = c.at(i, j);
             found.value |= static_cast<unsigned>(flaws_of(cost, largest));
-            least = fmin(least, cost);
+            least = fmin(least, u != nullptr ? cost - u[i] : cost);
         }
         if (least < kForbidden) atomicMin(&minima[j], key_of(least));
     }
@@ -27,14 +27,14 @@ __global__ void survey_columns(Costs<S> c, int strip, double largest, unsigned l
     if (threadIdx.x % kWarp == 0 && found.value != 0) atomicOr(flaws, static_cast<int>(found.value));
 }
 
-// Prices to begin with: column minima, or `given` times `factor`, or 0. Nobody is matched.
+// Prices to begin with: those given, or column minima, or 0. Nobody is matched.
 template <class S>
-__global__ void begin(ListState<S> s, const unsigned long long* minima, const double* given, double factor) {
+__global__ void begin(ListState<S> s, const unsigned long long* minima, const double* given) {
     const int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (k < s.costs.cols) {
         double v = 0.0;
         if (given != nullptr)
-            v = given[k] * factor;
+            v = given[k];
         else if (minima != nullptr && minima[k] != kNoBid)
             v = of_key(minima[k]);
         s.matching.v[k] = v;
@@ -60,8 +60,7 @@ class RowLister {
 
     // Shared memory: `minima` has a double for every thread. Nobody looks at any of it after the last barrier
     // in here, so that the next row may follow at once.
-    __device__ void list(int i, double* minima, int* count, double* threshold) {
-        const S* row = s_.costs.row(i);
+    __device__ void list(int i, const S* row, double* minima, int* count, double* threshold) {
         const double* v = s_.matching.v;
         double least = kForbidden;
         for (int j = t_; j < s_.costs.cols; j += threads_) least = fmin(least, s_.costs.cost(row[j]) - v[j]);
@@ -105,14 +104,22 @@ class RowLister {
         }
     }
 
-    // Fills the list up with the first columns, from the row's own place on, whose reduced cost is `value`.
+    // Fills the list up with columns whose reduced cost is `value`: free ones before those that are taken,
+    // and of these the first from the row's own place on. Among ties what a row needs is a free column.
     __device__ void list_equal(int i, const S* row, int done, double value) {
+        done = add_equal(i, row, done, value, false);
+        done = add_equal(i, row, done, value, true);
+        finish(i, done < kListed ? done : kListed, value);
+    }
+
+    __device__ int add_equal(int i, const S* row, int done, double value, bool taken) {
         REBASIN_FAST_SHARED(int, of_warp, kWarp);
         const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
         const int warps = threads_ / kWarp, warp = t_ / kWarp, lane = t_ % kWarp;
         for (int from = 0; from < s_.costs.cols && done < kListed; from += threads_) {
             const int j = from + t_ < s_.costs.cols ? s_.column_at(i, from + t_) : -1;
-            const bool equal = j >= 0 && s_.costs.cost(row[j]) - s_.matching.v[j] == value;
+            const bool equal = j >= 0 && (s_.matching.row_of_col[j] >= 0) == taken &&
+                               s_.costs.cost(row[j]) - s_.matching.v[j] == value;
             const unsigned votes = __ballot_sync(kWholeWarp, equal);
             if (lane == 0) of_warp[warp] = __popc(votes);
             __syncthreads();
@@ -127,7 +134,7 @@ class RowLister {
             }
             __syncthreads();
         }
-        finish(i, done < kListed ? done : kListed, value);
+        return done;
     }
 
     // Sorts what was listed by column, for threads came in any order. They have passed a barrier since.
@@ -159,47 +166,50 @@ class RowLister {
 // Threads of a block that lists rows; at least one for every entry of a list.
 inline constexpr int kMostListers = 256, kFewestListers = kListed;
 
-// Lists every row.
+// Lists rows from `first` on, which are those of the panel.
 template <class S>
-__global__ void list_all(ListState<S> s) {
+__global__ void list_all(ListState<S> s, Costs<S> panel, int first, int count) {
     REBASIN_FAST_SHARED(double, minima, kMostListers);
-    REBASIN_FAST_SHARED(int, count, 1);
+    REBASIN_FAST_SHARED(int, found, 1);
     REBASIN_FAST_SHARED(double, threshold, 1);
     RowLister<S> lister(s);
-    for (int i = static_cast<int>(blockIdx.x); i < s.costs.rows; i += static_cast<int>(gridDim.x))
-        lister.list(i, minima, count, threshold);
+    for (int k = static_cast<int>(blockIdx.x); k < count; k += static_cast<int>(gridDim.x))
+        lister.list(first + k, panel.row(k), minima, found, threshold);
 }
 
-// Lists those rows again that wait for it, and lets them bid.
+// Lists those rows again that wait for it, and lets them bid. They are the rows of the panel, one after the
+// other, or where there is none those of the matrix.
 template <class S>
-__global__ void list_stale(ListState<S> s) {
+__global__ void list_stale(ListState<S> s, Costs<S> panel, Wanted wanted) {
     REBASIN_FAST_SHARED(double, minima, kMostListers);
-    REBASIN_FAST_SHARED(int, count, 1);
+    REBASIN_FAST_SHARED(int, found, 1);
     REBASIN_FAST_SHARED(double, threshold, 1);
     RowLister<S> lister(s);
-    const int rows = s.control->rescan, active = s.control->active;
+    const int rows = wanted.size(), active = s.control->active;
+    const bool in_place = s.costs.data != nullptr;
     for (int k = static_cast<int>(blockIdx.x); k < rows; k += static_cast<int>(gridDim.x)) {
-        const int i = s.stale[k];
-        lister.list(i, minima, count, threshold);
+        const int i = wanted.row(k);
+        lister.list(i, panel.row(in_place ? i : k), minima, found, threshold);
         if (threadIdx.x == 0) s.queue(active)[atomicAdd(&s.control->count[active], 1)] = i;
     }
 }
 
-// u_i = min_j c_ij - v_j over the whole row, what is left of the chosen cell, and its element. A warp a row.
+// u_i = min_j c_ij - v_j over the whole row, what is left of the chosen cell, and its element, for rows from
+// `first` on, which are those of the panel. A warp a row.
 template <class S>
-__global__ void prove_rows(ListState<S> s, double* u, double back, double* gaps, double* elements) {
+__global__ void prove_rows(ListState<S> s, Costs<S> panel, int first, int count, double* u, double back,
+                           double* gaps, double* elements) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
-    for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows;
-         i += warps) {
+    for (int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; k < count; k += warps) {
         double least = kForbidden;
-        const S* row = s.costs.row(i);
+        const S* row = panel.row(k);
         for (int j = lane; j < s.costs.cols; j += kWarp)
             least = fmin(least, s.costs.cost(row[j]) - s.matching.v[j]);
         least = over_warp(Least{least, 0}).value;
         if (lane == 0) {
-            const int j = s.matching.col_of_row[i];
-            gaps[i] = s.reduced_at(i, j) - least;
+            const int i = first + k, j = s.matching.col_of_row[i];
+            gaps[i] = s.costs.cost(row[j]) - s.matching.v[j] - least;
             elements[i] = static_cast<double>(row[j]);
             if (u != nullptr) u[i] = least * back;
         }

@@ -91,12 +91,12 @@ std::size_t shared_memory_limit() {
     return static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
-DeviceScope::DeviceScope(int device) : before_(current_device()) {
-    if (device != before_) check(cudaSetDevice(device), "cudaSetDevice");
+DeviceScope::DeviceScope(int device) : before_(current_device()), changed_(device != before_) {
+    if (changed_) check(cudaSetDevice(device), "cudaSetDevice");
 }
 
 DeviceScope::~DeviceScope() {
-    if (cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
+    if (changed_ && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
 }
 
 void launch_pointers(const void* kernel, unsigned blocks_x, unsigned blocks_y, unsigned blocks_z,

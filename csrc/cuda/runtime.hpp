@@ -46,6 +46,7 @@ class DeviceScope {
 
   private:
     [[maybe_unused]] int before_ = 0;
+    [[maybe_unused]] bool changed_ = false;
 };
 
 void launch_pointers(const void* kernel, unsigned blocks_x, unsigned blocks_y, unsigned blocks_z,

@@ -1,8 +1,8 @@
 // The strategy for one large problem: that of csrc/lap/lists.cpp, its passes and its bidding on the device.
 //
-// Column minima give prices, one pass the lists; rows bid with eps = 0. If many stay free, eps-scaling comes
-// first, prices kept from phase to phase. The last free rows get their columns along shortest augmenting
-// paths, exactly, and a pass over the whole matrix proves the answer.
+// `opening` gives prices, column minima mostly, and one pass the lists; rows bid with eps = 0. If many stay
+// free, eps-scaling comes first, prices kept from phase to phase. The last free rows get their columns along
+// shortest augmenting paths, exactly, and a pass over the whole matrix proves the answer.
 //
 // Every phase has a budget of bids, the paths are shortest and each matches a row: everything ends.
 #pragma once
@@ -15,64 +15,30 @@
 #include "cuda/batch.cuh"
 #include "cuda/bidding.cuh"
 #include "cuda/host_paths.hpp"
-#include "cuda/pack.cuh"
-#include "cuda/passes.cuh"
+#include "cuda/opening.cuh"
 #include "cuda/solver.hpp"
 
 namespace rebasin_fast::cuda {
 
-inline unsigned blocks_for(std::int64_t work, unsigned per_block) {
-    const std::int64_t wanted = (work + per_block - 1) / per_block;
-    const std::int64_t most = 32 * static_cast<std::int64_t>(multiprocessors());
-    return static_cast<unsigned>(std::max<std::int64_t>(1, std::min(wanted, most)));
-}
-
 template <class S>
 class DeviceSolver {
   public:
-    // `matrix` has rows <= cols.
-    DeviceSolver(const DeviceMatrix& matrix, bool turned, const SolveOptions& options, Stream stream)
+    // `source` has rows <= cols.
+    DeviceSolver(RowSource<S> source, bool turned, bool integral, const SolveOptions& options, Stream stream)
         : options_(options),
           stream_(stream),
           turned_(turned),
-          integral_(is_integral(matrix.type)),
-          rows_(matrix.rows),
-          cols_(matrix.cols),
-          packed_(lies_ready<S>(matrix) ? 0 : rows_ * cols_, stream),
-          matching_(static_cast<std::int64_t>(Matching::bytes(rows_, cols_)), stream),
-          list_columns_(rows_ * kListed, stream),
-          list_costs_(rows_ * kListed, stream),
-          list_size_(rows_, stream),
-          list_bound_(rows_, stream),
-          fresh_(rows_, stream),
-          queues_(3 * rows_, stream),
-          bid_column_(rows_, stream),
-          winner_(cols_, stream),
-          bid_key_(rows_, stream),
-          best_bid_(cols_, stream),
-          minima_(cols_, stream),
-          control_(1, stream),
+          integral_(integral),
+          source_(std::move(source)),
+          rows_(source_.costs().rows),
+          cols_(source_.costs().cols),
+          memory_(source_, stream),
+          state_(memory_.state),
+          opening_(&source_, &state_, options_, integral, turned, stream),
           sample_slack_(samples(), stream),
-          sample_equal_(samples(), stream) {
-        if (packed_.size() > 0) pack(matrix, packed_.get(), stream);
-        const bool ready = packed_.size() == 0;
-        state_.costs = {ready ? static_cast<const S*>(matrix.data) : packed_.get(),
-                        ready ? matrix.row_stride : cols_, options.maximize ? -1.0 : 1.0,
-                        static_cast<int>(rows_), static_cast<int>(cols_)};
-        state_.matching = Matching::in(matching_.get(), static_cast<int>(rows_), static_cast<int>(cols_));
-        state_.list_columns = list_columns_.get();
-        state_.list_costs = list_costs_.get();
-        state_.list_size = list_size_.get();
-        state_.list_bound = list_bound_.get();
-        state_.fresh = fresh_.get();
-        state_.queues = queues_.get();
-        state_.stale = queues_.get() + 2 * rows_;
-        state_.bid_column = bid_column_.get();
-        state_.bid_key = bid_key_.get();
-        state_.best_bid = best_bid_.get();
-        state_.winner = winner_.get();
-        state_.control = control_.get();
-    }
+          sample_equal_(samples(), stream) {}
+    DeviceSolver(const DeviceSolver&) = delete;
+    DeviceSolver& operator=(const DeviceSolver&) = delete;
 
     SolveOutcome run(const DeviceAnswer& answer) {
         outcome_.status = solve();
@@ -84,52 +50,81 @@ class DeviceSolver {
     // As in csrc/lap/lists.cpp, where it is said what they are for.
     static constexpr double kFewFree = 0.001, kMuchCompetition = 0.25, kEpsOfMuch = 0.125;
     static constexpr double kEpsOfLittle = 0.025, kEpsLeast = 1e-5, kEpsFall = 7.0, kEpsRise = 8.0;
-    static constexpr double kManyLeft = 0.01, kHopeless = 0.6;
+    static constexpr double kManyLeft = 0.01, kHopeless = 0.6, kNearlyRight = 0.1, kCorrectionFall = 20.0;
     static constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8;
-    static constexpr int kMostRaises = 32, kSeveral = 4;
+    static constexpr std::int64_t kCorrectionReads = 2;
+    static constexpr int kMostRaises = 32, kSeveral = 4, kCorrections = 2;
     // Rounds with eps = 0: a few rows that fight on and on for columns are better served by paths.
     static constexpr std::int64_t kReductionRounds = 2048;
     static constexpr std::int64_t kFewOf = 256;  // less than kManyLeft, or eps would be raised for ever
 
     bool square() const { return rows_ == cols_; }
     std::int64_t samples() const { return std::min<std::int64_t>(rows_, 2048); }
+    bool more_than(double share, std::int64_t count) const {
+        return static_cast<double>(count) > share * static_cast<double>(rows_);
+    }
 
     Status solve() {
-        control_.fill_with_byte(0);
-        const Status entries = look_at_entries();
+        const Status entries = opening_.look();
         if (entries != Status::optimal) return entries;
-        bool warm = square() && options_.col_duals != nullptr;
-        std::int64_t left = first_bids(warm ? options_.col_duals : nullptr);
-        if (warm && static_cast<double>(left) > kHopeless * static_cast<double>(rows_) && !stopped_) {
-            warm = false;
-            left = first_bids(nullptr);
-        }
+        control();
         if (stopped_) return Status::interrupted;
-        if (square() && !warm && !ties_ &&
-            static_cast<double>(left) > kFewFree * static_cast<double>(rows_)) {
+        if (begin_from(opening_.choose(true)) == Opening<S>::Prices::given) {
+            const std::int64_t free = opening_.give_tight_columns();
+            if (free == 0) return Status::optimal;
+            const bool nearly_right = !more_than(kNearlyRight, free);
+            if (nearly_right && correct()) return finish();
+            if (stopped_) return Status::interrupted;
+            if (nearly_right || more_than(kHopeless, free)) begin_from(opening_.choose(false));
+        }
+        const std::int64_t left = bid(0.0, kReductionBids * rows_);
+        if (stopped_) return Status::interrupted;
+        if (left == 0) return Status::optimal;
+        if (square() && !ties_ && more_than(kFewFree, left)) {
             scale(left);
             if (stopped_) return Status::interrupted;
-            launch(release_loose<S>, {blocks_for(rows_, 8), 256}, stream_, state_);
-            left = -1;
+            release_beyond(0.0);
         }
-        if (left != 0) left = bid(0.0, kFinalBids * rows_);
+        return finish();
+    }
+
+    // Gives the last free rows their columns, exactly: first by bids, then along paths.
+    Status finish() {
+        const std::int64_t left = bid(0.0, kFinalBids * rows_);
         if (stopped_) return Status::interrupted;
         return left == 0 ? Status::optimal : find_paths();
     }
 
-    // From prices `given`, or from column minima of a square problem, to what the row reduction leaves free.
-    std::int64_t first_bids(const double* given) {
-        launch(begin<S>, {blocks(cols_, 256), 256}, stream_, state_,
-               square() ? static_cast<const unsigned long long*>(minima_.get()) : nullptr, given,
-               state_.costs.sign);
-        launch(list_all<S>, {blocks_for(rows_, 1), listers()}, stream_, state_);
-        outcome_.stats.row_scans += rows_;
+    typename Opening<S>::Prices begin_from(typename Opening<S>::Prices prices) {
+        list_rows();
         take_sample();
-        return bid(0.0, kReductionBids * rows_);
+        return prices;
     }
 
-    static unsigned blocks(std::int64_t work, unsigned threads) {
-        return static_cast<unsigned>((work + threads - 1) / threads);
+    void list_rows() {
+        source_.all_rows([&](const Costs<S>& panel, int first, int count) {
+            launch(list_all<S>, {blocks_for(count, 1), listers()}, stream_, state_, panel, first, count);
+        });
+        outcome_.stats.row_scans += rows_;
+    }
+
+    // Finishes what the caller's duals have nearly settled: eps falls here too, but only rows that it leaves
+    // too far from their best bid again, and all others keep what they have. False when that turns out to be
+    // no short cut.
+    bool correct() {
+        const long long most_reads = seen_.rescans + kCorrectionReads * rows_;
+        double eps = whole(slack_ * kEpsOfLittle);
+        for (int phase = 0; phase < kCorrections && eps > 0.0; ++phase) {
+            bid(eps, kScalingBids * rows_, most_reads);
+            if (stopped_ || seen_.rescans > most_reads) return false;
+            eps = phase + 1 < kCorrections ? whole(eps / kCorrectionFall) : 0.0;
+            release_beyond(eps);
+        }
+        return true;
+    }
+
+    void release_beyond(double eps) {
+        launch(release_loose<S>, {blocks_for(rows_, 8), 256}, stream_, state_, eps);
     }
 
     unsigned listers() const {
@@ -137,26 +132,8 @@ class DeviceSolver {
             std::clamp<std::int64_t>(cols_ / 8 / kWarp * kWarp, kFewestListers, kMostListers));
     }
 
-    Status look_at_entries() {
-        minima_.fill_with_byte(0xff);
-        outcome_.stats.row_scans += rows_;
-        constexpr int strip = 128;
-        int* flaws = &control_.get()->flaws;
-        const double limit = overflow_limit(rows_, state_.costs.sign != 1.0 && state_.costs.sign != -1.0);
-        launch(survey_columns<S>, {dim3(blocks(cols_, 128), blocks(rows_, strip)), 128}, stream_,
-               state_.costs, strip, limit, minima_.get(), flaws);
-        int found = control().flaws;
-        if (found & kInvalid) return Status::invalid_entry;
-        if (!(found & kOverflows)) return Status::optimal;
-        // Beside costs that large, what a power of two takes from the smallest is nothing.
-        constexpr double guard = 0x1p-64;
-        state_.costs.sign *= guard;
-        control_.fill_with_byte(0);
-        return look_at_entries();
-    }
-
     const Control& control() {
-        control_.download(&seen_);
+        copy_to_host(&seen_, state_.control, sizeof seen_, stream_);
         if (options_.interrupt != nullptr && options_.interrupt->requested()) stopped_ = true;
         return seen_;
     }
@@ -177,11 +154,13 @@ class DeviceSolver {
         slack_ = *middle;
     }
 
-    // All free rows bid until none can, or `budget` bids are spent; returns how many are left free.
-    std::int64_t bid(double eps, std::int64_t budget) {
+    // All free rows bid until none can, or `budget` bids are spent, or more than `most_reads` rows were read
+    // again in all; returns how many are left free.
+    std::int64_t bid(double eps, std::int64_t budget,
+                     long long most_reads = std::numeric_limits<long long>::max()) {
         launch(begin_phase<S>, {1, 1}, stream_, state_, eps, static_cast<long long>(budget),
                static_cast<long long>(eps > 0.0 ? budget : kReductionRounds), options_.few_bidders,
-               enough(eps));
+               source_.together(), enough(eps));
         launch(enqueue_free<S>, {blocks(rows_, 256), 256}, stream_, state_);
         std::int64_t bidders = rows_;
         for (;;) {
@@ -190,7 +169,8 @@ class DeviceSolver {
             for (int k = 0; k < 8; ++k) rounds_of_few();
             const Control& now = control();
             bidders = now.count[now.active] + now.stale;
-            if (stopped_ || bidders <= enough(eps) || now.spent()) break;
+            if (stopped_ || bidders <= enough(eps) || now.spent() || now.rescans > most_reads) break;
+            if (now.stale > source_.together()) read_all_stale(now.stale);
         }
         return bidders + seen_.resting;
     }
@@ -222,8 +202,25 @@ class DeviceSolver {
     void read_stale() {
         // Mostly there is nothing to read, and blocks that find that out should be few.
         const auto most = 8 * static_cast<std::int64_t>(multiprocessors());
-        launch(list_stale<S>, {static_cast<unsigned>(std::min(rows_, most)), listers()}, stream_, state_);
-        launch(stale_done<S>, {1, 1}, stream_, state_);
+        const Wanted called{state_.stale, &state_.control->rescan, 0, 1, 0};
+        launch(list_stale<S>, {static_cast<unsigned>(std::min(rows_, most)), listers()}, stream_, state_,
+               rows_at_hand(called, source_.together()), called);
+        launch(stale_done<S>, {1, 1}, stream_, state_, false);
+    }
+
+    // More of them than can be at hand at once.
+    void read_all_stale(int count) {
+        for (int first = 0; first < count; first += source_.together()) {
+            const int some = std::min(source_.together(), count - first);
+            const Wanted those{state_.stale + first, nullptr, 0, 1, some};
+            launch(list_stale<S>, {blocks_for(some, 1), listers()}, stream_, state_,
+                   rows_at_hand(those, some), those);
+        }
+        launch(stale_done<S>, {1, 1}, stream_, state_, true);
+    }
+
+    Costs<S> rows_at_hand(const Wanted& wanted, int most) {
+        return source_.is_stored() ? source_.costs() : source_.panel(wanted, most);
     }
 
     double whole(double eps) const { return integral_ ? std::floor(eps) : eps; }
@@ -259,20 +256,17 @@ class DeviceSolver {
     // matching, prices and fresh lists along, and asks for single rows where it must; when it has had to ask
     // for many it gets fresh lists. Sets complete_ when all rows are matched.
     Status paths_on_host() {
-        constexpr int refreshes = 4;
-        const std::int64_t reads = 64 + rows_ / 16;
-        for (int k = 0; k < refreshes; ++k) {
-            launch(list_all<S>, {blocks_for(rows_, 1), listers()}, stream_, state_);
+        constexpr int refreshes = 8;
+        std::int64_t reads = 64 + rows_ / 16;
+        for (int k = 0; k < refreshes; ++k, reads *= 2) {
+            list_rows();
             HostProblem<S> problem = on_host();
-            const auto fetch = [&](std::int64_t i, S* row) {
-                copy_to_host(row, state_.costs.data + i * state_.costs.row_stride,
-                             static_cast<std::size_t>(cols_) * sizeof(S), stream_);
-            };
+            const auto fetch = [&](std::int64_t i, S* row) { source_.copy_row(i, row); };
             std::int64_t found = 0;
             const PathsFound outcome =
                 find_paths_on_host<S>(&problem, fetch, options_.interrupt, reads, &found);
             outcome_.stats.augmentations += found;
-            outcome_.stats.row_scans += rows_ + problem.row_scans;
+            outcome_.stats.row_scans += problem.row_scans;
             if (outcome == PathsFound::infeasible) return Status::infeasible;
             if (outcome == PathsFound::interrupted) return Status::interrupted;
             take_back(problem);
@@ -315,7 +309,7 @@ class DeviceSolver {
     Status paths_on_device() {
         constexpr int together = 16;  // paths of a launch, so that none takes for ever
         for (;;) {
-            launch(augment_rows<S>, {1, few_threads()}, stream_, state_, together);
+            launch_augment(together);
             const Control& now = control();
             if (now.infeasible) return Status::infeasible;
             if (stopped_) return Status::interrupted;
@@ -324,14 +318,27 @@ class DeviceSolver {
         return Status::optimal;
     }
 
+    void launch_augment(int paths) {
+        const Launch one_block{1, few_threads()};
+        if (source_.is_stored())
+            launch(augment_rows<S, Costs<S>>, one_block, stream_, state_, source_.costs(), paths);
+        else if constexpr (std::is_same_v<S, double>)
+            launch(augment_rows<S, FactoredCosts>, one_block, stream_, state_,
+                   FactoredCosts{source_.factors(), state_.costs.sign, static_cast<int>(rows_),
+                                 static_cast<int>(cols_)},
+                   paths);
+    }
+
     void write(const DeviceAnswer& answer) {
         const double back = 1.0 / state_.costs.sign;
         Buffer<double> gaps(rows_, stream_), elements(rows_, stream_);
-        launch(prove_rows<S>, {blocks_for(rows_, 8), 256}, stream_, state_,
-               turned_ ? answer.col_duals : answer.row_duals, back, gaps.get(), elements.get());
+        source_.all_rows([&](const Costs<S>& panel, int first, int count) {
+            launch(prove_rows<S>, {blocks_for(count, 8), 256}, stream_, state_, panel, first, count,
+                   turned_ ? answer.col_duals : answer.row_duals, back, gaps.get(), elements.get());
+        });
         launch(write_answer<S>, {1, 1024}, stream_, state_, turned_, answer, back,
                static_cast<const double*>(gaps.get()), static_cast<const double*>(elements.get()));
-        outcome_.stats.row_scans += rows_ + seen_.rescans;
+        outcome_.stats.row_scans += rows_ + opening_.row_scans() + seen_.rescans;
         outcome_.stats.rounds = seen_.rounds;
         synchronize(stream_);
     }
@@ -339,20 +346,13 @@ class DeviceSolver {
     const SolveOptions& options_;
     const Stream stream_;
     const bool turned_, integral_;
+    RowSource<S> source_;
     const std::int64_t rows_, cols_;
-    Buffer<S> packed_;
-    Buffer<unsigned char> matching_;
-    Buffer<int> list_columns_;
-    Buffer<S> list_costs_;
-    Buffer<int> list_size_;
-    Buffer<double> list_bound_;
-    Buffer<unsigned char> fresh_;
-    Buffer<int> queues_, bid_column_, winner_;
-    Buffer<unsigned long long> bid_key_, best_bid_, minima_;
-    Buffer<Control> control_;
+    ListMemory<S> memory_;
+    ListState<S>& state_;
+    Opening<S> opening_;
     Buffer<double> sample_slack_;
     Buffer<int> sample_equal_;
-    ListState<S> state_{};
     Control seen_{};
     SolveOutcome outcome_;
     double slack_ = 0.0;
@@ -362,11 +362,11 @@ class DeviceSolver {
 template <class S>
 SolveOutcome solve_large(const DeviceMatrix& costs, const DeviceAnswer& answer, const SolveOptions& options,
                          Stream stream) {
-    // A square matrix in column order is solved as its transpose, where it lies; but prices to start from
-    // belong to its columns.
+    // A square matrix in column order is solved as its transpose, where it lies.
     const bool in_columns = costs.rows == costs.cols && costs.row_stride == 1 && costs.col_stride != 1;
-    const bool turned = costs.rows > costs.cols || (in_columns && options.col_duals == nullptr);
-    return DeviceSolver<S>(turned ? costs.transposed() : costs, turned, options, stream).run(answer);
+    const bool turned = costs.rows > costs.cols || in_columns;
+    RowSource<S> source(turned ? costs.transposed() : costs, options.maximize ? -1.0 : 1.0, stream);
+    return DeviceSolver<S>(std::move(source), turned, is_integral(costs.type), options, stream).run(answer);
 }
 
 inline SolveOutcome solve_on(const DeviceMatrix& costs, const DeviceAnswer& answer,

@@ -121,6 +121,22 @@ TEST_CASE(warm, "a start from given prices, good and bad: exact, and a good one 
     }
 }
 
+TEST_CASE(starts, "rank-one, sorted and heavy-tailed costs: the start spares the work, with integers too") {
+    Random random(13);
+    constexpr int n = 128;
+    std::vector<double> x = draws(random, n), y = draws(random, n);
+    const Entry distances = [&](int i, int j) { return std::abs(x[std::size_t(i)] - y[std::size_t(j)]); };
+    const Entry products = [](int i, int j) { return (i + 1.0) * (j + 1.0); };
+    for (const Layout layout : {Layout::rows, Layout::columns})
+        for (const Element type : {Element::f32, Element::f64, Element::i32}) {
+            const SolveStats stats = check_solved(stored(products, type, n, n, layout), "Machol-Wien", {});
+            CHECK_WITH(stats.rounds < 32 && stats.augmentations == 0, std::to_string(stats.rounds));
+        }
+    check_solved(stored(distances, Element::f64, n, n, Layout::rows), "distances on a line", {});
+    const Stored heavy = stored(families()[9].make(random, n, n), Element::f32, n, n, Layout::rows);
+    check_solved(heavy, "heavy tails", {});
+}
+
 TEST_CASE(bad_entries, "NaN, infinities of the wrong sign, infeasible problems, huge numbers") {
     Random random(9);
     const auto status_of = [&](double x, int from, bool maximize, Element type) {

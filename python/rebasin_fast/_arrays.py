@@ -500,6 +500,15 @@ def _adopted(value: Any) -> Array:
     return cupy.from_dlpack(value) if hasattr(value, "__dlpack__") else cupy.asarray(value)
 
 
+def as_dense_device_array(array: DeviceArray, dtype: str) -> DeviceArray:
+    """Return an array with elements of `dtype` and no gaps on the same device; a copy where it is not that already."""
+    wanted = cast(array.array, dtype)
+    if torch_of(wanted) is not None:
+        return as_device_array(wanted.contiguous())
+    with array.array.device:
+        return as_device_array(sys.modules["cupy"].ascontiguousarray(wanted))
+
+
 def empty_beside(like: DeviceArray, shape: tuple[int, ...], dtype: str) -> Array:
     """Return a new array on the device of `like`, of its library; its elements are anything."""
     torch = torch_of(like.array)

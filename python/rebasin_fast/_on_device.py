@@ -15,6 +15,7 @@ from rebasin_fast import cuda
 from rebasin_fast._arrays import (
     Array,
     DeviceArray,
+    as_dense_device_array,
     as_device_array,
     cast,
     copied_beside,
@@ -55,23 +56,52 @@ def solve(cost: DeviceArray, maximize: bool, duals: Any = None, *, with_duals: b
     places = _Places(cost, cost.shape, 1, with_duals)
     stats = {"method": "auto", "row_scans": 0, "augmentations": 0}
     if min(cost.shape) > 0:
-        start = None if duals is None else _start_prices(cost, duals)
+        start = None if duals is None else _start_prices(cost, duals, cost.shape[1])
         stats = _extension().solve(
             _given(cost), maximize, 0 if start is None else start.address, places.addresses(), cost.device, cost.stream
         )
     else:
         places.clear()
-    found = places.arrays()
     if with_duals and cost.dtype == "float64":
         _check_finite(places)
-    total = float(found["cost"][0])
-    return {
-        **found,
-        "cost": int(total) if cost.dtype in _INTEGERS else total,
-        "gap": float(found["gap"][0]),
-        "exact_integers": False,
-        **stats,
-    }
+    found = _found(places, stats)
+    return {**found, "cost": int(found["cost"])} if cost.dtype in _INTEGERS else found
+
+
+def factor_on_device(name: str, factor: DeviceArray, wide: bool) -> DeviceArray:
+    """Return a factor as the device multiplies it: without gaps, in float32 or if `wide` in float64."""
+    if factor.dtype not in (*_SOLVED_THERE, "int64", "uint16", "uint32", "uint64"):
+        raise TypeError(f"{name} has dtype {factor.dtype}; expected real numbers of at most 64 bits")
+    if len(factor.shape) != 2:
+        raise ValueError(f"{name} has shape {factor.shape}; expected two dimensions, one row per vector")
+    return as_dense_device_array(factor, "float64" if wide else "float32")
+
+
+def largest_magnitude(factor: DeviceArray) -> float:
+    """Return the largest magnitude in a factor; infinity or NaN where it holds one."""
+    return float(_extension().largest_magnitude(_given(factor), factor.device, factor.stream))
+
+
+def solve_factored(a: DeviceArray, b: DeviceArray, maximize: bool, duals: Any) -> Found:
+    """Solve the problem whose costs are ``a @ b.T``, of factors that were checked; as `solve`."""
+    shape = (a.shape[0], b.shape[0])
+    places = _Places(a, shape, 1, True)
+    stats = {"method": "auto", "row_scans": 0, "augmentations": 0}
+    start = None if duals is None else _start_prices(a, duals, shape[1])
+    if min(shape) > 0:
+        address = 0 if start is None else start.address
+        stats = _extension().solve_factored(
+            _given(a), _given(b), maximize, address, places.addresses(), a.device, a.stream
+        )
+    else:
+        places.clear()
+    return _found(places, stats)
+
+
+def _found(places: _Places, stats: dict[str, Any]) -> Found:
+    found = places.arrays()
+    numbers = {name: float(found[name][0]) for name in ("cost", "gap")}
+    return {**found, **numbers, "exact_integers": False, **stats}
 
 
 def solve_stack(stack: DeviceArray, maximize: bool, with_duals: bool) -> Found:
@@ -154,13 +184,12 @@ def _given(cost: DeviceArray) -> tuple[int, str, tuple[int, ...], tuple[int, ...
     return cost.address, cost.dtype, cost.shape, cost.strides
 
 
-def _start_prices(cost: DeviceArray, duals: Any) -> DeviceArray:
-    length = cost.shape[1]
+def _start_prices(beside: DeviceArray, duals: Any, length: int) -> DeviceArray:
     if not lies_on_cuda(duals):
-        return as_device_array(copied_beside(cost, as_duals("duals", duals, length).astype(np.float64)))
+        return as_device_array(copied_beside(beside, as_duals("duals", duals, length).astype(np.float64)))
     # A few numbers beside the matrix: checked, and brought together, on the host.
     checked = as_duals("duals", device_to_numpy(as_device_array(duals).array), length).astype(np.float64)
-    return as_device_array(copied_beside(cost, checked))
+    return as_device_array(copied_beside(beside, checked))
 
 
 def _check_finite(places: _Places) -> None:

@@ -154,6 +154,10 @@ T __ldg(const T* at) {
     return *at;
 }
 
+inline double __fma_rn(double x, double y, double z) {
+    return std::fma(x, y, z);
+}
+
 inline int __popc(unsigned x) {
     return std::popcount(x);
 }

@@ -1,0 +1,39 @@
+// Prices and matchings to begin with, as the CPU's engine chooses them (lap/start_prices.hpp and
+// lap/tight_matching.hpp), for costs of which the host sees but a few cells. Compiled by the host's compiler.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace rebasin_fast::cuda {
+
+// Fetches costs, many at a time, for every call waits for the device: those of cells (rows[k], cols[k]), or
+// of a whole row.
+struct Cells {
+    std::function<std::vector<double>(const std::vector<int>& rows, const std::vector<int>& cols)> at;
+    std::function<std::vector<double>(int row)> row;
+};
+
+// Prices of Monge and rank-one costs (c_ij = x_i y_j, |x_i - y_j| and their like), where shortest paths are
+// long and lists of no use. False, for the price of 64 cells, where a matrix (n, n) is nothing of the kind.
+bool monge_prices(int n, bool whole, const Cells& cells, std::vector<double>* prices);
+
+// A cell of every column of an (n, m) matrix, scattered over its rows.
+std::vector<double> scattered_cells(int n, int m, const Cells& cells);
+
+// Whether column minima spread so much wider than the costs themselves that they are outliers, which say
+// nothing about their columns: with heavy tails prices of 0 are far better. Infinite ones are made 0.
+bool are_outlying(std::vector<double>* minima, std::vector<double> sample);
+
+// Brings duals to a problem's sign, whole for integers, around 0. False when they are so far apart, beside
+// the costs in `sample`, that rounding would swallow the costs.
+bool centre_duals(double sign, bool whole, const std::vector<double>& sample, std::vector<double>* duals);
+
+// The matching that duals leave behind. Bit k of tight[i]: row i's least reduced cost is that of column
+// columns[i * listed + k]. Returns the column of every row, -1 for none, and how many have one.
+std::int64_t match_tight(const std::vector<unsigned long long>& tight,
+                         const std::vector<std::int32_t>& columns, std::int64_t listed, std::int64_t cols,
+                         std::vector<std::int32_t>* col_of_row);
+
+}  // namespace rebasin_fast::cuda
