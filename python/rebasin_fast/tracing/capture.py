@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import logging
 import math
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from . import rules as _rules  # noqa: F401 (enters the rules)
 from .call import INDEX_RULES, RULES, WRITES_ASIDE, Call, Result, Trace
 from .dims import Reason
 from .rules.elementwise import pointwise
+from .strides import Layout
 from .values import Value
 
 
@@ -55,16 +59,21 @@ def captured(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Capt
         values = True
         try:
             capture = Capture(model, args, kwargs, values=True)
-        except ValueError:
-            raise error from None
+        except ValueError as with_values:
+            # Without values the model itself may be at fault; with them, a way that went on says what is amiss there.
+            raise (with_values if depends_on_values(error.__cause__) else error) from None
     if capture.dead:
         capture = Capture(model, args, kwargs, dead=capture.dead, values=values)
     return capture
 
 
-def depends_on_values(error: BaseException) -> bool:
-    """Say whether a trace stopped as the way through the code depends on the values of tensors."""
-    return type(error).__name__ in ("DataDependentOutputException", "GuardOnDataDependentSymNode")
+def depends_on_values(error: BaseException | None) -> bool:
+    """Say whether a trace stopped as the way through the code, or a shape, depends on the values of tensors."""
+    return type(error).__name__ in (
+        "DataDependentOutputException",
+        "DynamicOutputShapeException",
+        "GuardOnDataDependentSymNode",
+    )
 
 
 class Capture:
@@ -144,7 +153,7 @@ class Capture:
                 return recorder.record(torch, func, args, kwargs or {})
 
         try:
-            with torch.no_grad(), Mode():
+            with torch.no_grad(), _silent("torch._subclasses.fake_tensor"), Mode():
                 return torch.func.functional_call(model, state, args, kwargs)
         except Exception as error:
             where = f" in {recorder.modules[-1]}" if recorder.modules else ""
@@ -298,7 +307,9 @@ class _Recorder:
                 self._trace.freeze(self.value(index), self._reason(schema.name))
         ordinal = len(self._ran)
         known = self._known_result(torch, func, bound)
-        strides = _strides(bound["self"]) if schema.name.startswith("aten::as_strided") else ()
+        strided = schema.name in ("aten::as_strided", "aten::as_strided_")
+        layout = _layout(bound["self"]) if strided else None
+        repeated = _repeated(bound["mask"]) if schema.name.startswith("aten::masked_scatter") else ()
         if known is not None and not isinstance(known, torch.Tensor | tuple | list):
             return known  # a number for Python, the same whatever the parameters and inputs are
         out = _called(func, bound) if self._has_values else _run_with_data_dependent_shapes(torch, func, bound)
@@ -306,8 +317,7 @@ class _Recorder:
         used = [tensor for argument in bound.values() for tensor in _tensors(torch, argument)]
         self._ran.append(_Ran(schema.name, used, results, schema.is_mutable or not results))
         self._settle_known(torch, known, results, used if schema.is_mutable else [])
-        if schema.name.startswith("aten::as_strided"):
-            bound["same_layout"] = strides == _strides(results[0])
+        seen = {"layouts": (layout, _layout(results[0]))} if strided else {"repeated": repeated}
         if not results and not schema.is_mutable:
             self._leaves(schema.name, used)
             return out
@@ -318,7 +328,7 @@ class _Recorder:
             return out
         aliasing = any(result.alias_info is not None for result in schema.returns) or not results
         aliasing = aliasing or "unsafe_" in schema.name  # views as well, in spite of their schemas
-        valued = {name: self._valued(torch, argument, aliasing) for name, argument in bound.items()}
+        valued = seen | {name: self._valued(torch, argument, aliasing) for name, argument in bound.items()}
         name = schema.name.removesuffix("_") if schema.is_mutable else schema.name
         call = Call(self._trace, name, valued, [tuple(r.shape) for r in results], self._reason(schema.name))
         values = self._apply(torch, func, call)
@@ -554,10 +564,13 @@ def _run_with_data_dependent_shapes(torch: Any, func: Any, bound: dict[str, Any]
     return _called(func, bound)
 
 
-def _strides(tensor: Any) -> tuple[Any, ...]:
-    """Return where the elements lie, whatever the strides of axes with one position."""
-    steps = tuple(step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size != 1)
-    return tuple(tensor.shape), steps, tensor.storage_offset()
+def _layout(tensor: Any) -> Layout:
+    return Layout(tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset())
+
+
+def _repeated(tensor: Any) -> tuple[int, ...]:
+    """Return the axes along which all elements are the same one in memory, as `expand` leaves them."""
+    return tuple(i for i, step in enumerate(tensor.stride()) if step == 0)
 
 
 def _is_mask(torch: Any, index: Any) -> bool:
@@ -602,6 +615,17 @@ def _tensors(torch: Any, out: Any) -> list[Any]:
     if isinstance(out, list | tuple):
         return [tensor for item in out for tensor in _tensors(torch, item)]
     return []
+
+
+@contextlib.contextmanager
+def _silent(logger: str) -> Iterator[None]:
+    """Keep torch from printing a stack before it raises: the error says it all."""
+    log = logging.getLogger(logger)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextlib.contextmanager
@@ -680,15 +704,17 @@ def untouched(model: Any) -> Iterator[None]:
 
 
 def _forget_cached_calls(model: Any) -> None:
-    """Empty the caches of methods (`functools.lru_cache`), which may hold tensors of this run."""
+    """Empty the caches of methods and of functions beside them (`functools.lru_cache`): they may hold this run's."""
     classes = {cls for module in model.modules() for cls in type(module).__mro__}
-    for cls in classes:
-        if not cls.__module__.startswith("torch."):
-            for attribute in (getattr(one, "__func__", one) for one in list(vars(cls).values())):
-                cells = [cell.cell_contents for cell in getattr(attribute, "__closure__", None) or () if _is_set(cell)]
-                for function in (attribute, *cells):
-                    if hasattr(function, "cache_clear") and callable(function):
-                        function.cache_clear()
+    own = [cls for cls in classes if not cls.__module__.startswith("torch.")]
+    beside = [sys.modules[name] for name in {cls.__module__ for cls in own} - {"builtins"} if name in sys.modules]
+    for namespace in (*own, *beside):
+        for attribute in (getattr(one, "__func__", one) for one in list(vars(namespace).values())):
+            closure = getattr(attribute, "__closure__", None)
+            cells = [cell.cell_contents for cell in closure if _is_set(cell)] if isinstance(closure, tuple) else []
+            for function in (attribute, *cells):
+                if isinstance(function, functools._lru_cache_wrapper):
+                    function.cache_clear()
 
 
 def _is_set(cell: Any) -> bool:
