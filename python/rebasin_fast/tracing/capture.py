@@ -240,6 +240,10 @@ _LOOKS = frozenset(
 """Operators that compute nothing: where nothing comes of their results, it was for their shape."""
 
 
+_IN_ANY_ORDER = frozenset(f"aten::{name}" for name in ("_local_scalar_dense", "_linalg_check_errors", "_assert_async"))
+"""Operators without results that do the same in whatever order the elements come: one of them, or an error for any."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Ran:
     """An operator with the tensors it took and made; `always` if it does more than to return them."""
@@ -412,7 +416,7 @@ class _Recorder:
         for value in map(self.value, tensors if operator.startswith("aten::") else ()):
             if value.index_of is not None:
                 self._trace.dims.freeze(value.index_of, self._reason(operator))
-            if operator != "aten::_local_scalar_dense":
+            if operator not in _IN_ANY_ORDER:
                 self._trace.freeze(value, self._reason(operator))
 
     def leaves(self, tensor: Any, how: str) -> None:

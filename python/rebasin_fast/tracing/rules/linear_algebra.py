@@ -60,9 +60,12 @@ def factorisation(call: Call) -> Result:
 
 
 def _aside(call: Call, lead: list[Dim], rows: Dim, columns: Dim) -> list[Value]:
-    """Results other than the first, such as LU factors: whoever looks at one freezes rows and columns."""
+    """Results other than the first. Of LU factors: whoever looks at them freezes rows and columns."""
     both = Product((rows, columns))
-    return [call.value([*lead, *map(call.fixed, shape[len(lead) :])], both) for shape in call.shapes[1:]]
+    return [
+        call.value([*lead, *map(call.fixed, shape[len(lead) :])], both if len(shape) > len(lead) else None)
+        for shape in call.shapes[1:]
+    ]
 
 
 def _broadcast(call: Call, left: list[Dim], right: list[Dim]) -> list[Dim]:
