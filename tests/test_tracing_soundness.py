@@ -531,6 +531,12 @@ def _images_among_tokens(m: Any, h: Tensor) -> Tensor:
     return h.masked_scatter(mask.unsqueeze(-1).expand_as(h), m.side(h[:, :2]))
 
 
+def _images_by_a_mask_of_tokens(m: Any, h: Tensor) -> Tensor:
+    mask = (torch.arange(h.shape[1]) % 2 == 0).expand(h.shape[:2]).unsqueeze(-1)
+    torch._assert_async(mask.any())
+    return h.masked_scatter(mask, torch.cat([m.side(h[:, :3]), m.side(h[:, 3:])]).flatten(0, 1))
+
+
 def _scattered_at_random(m: Any, h: Tensor) -> Tensor:
     mask = torch.arange(h.numel()).view_as(h) % 3 == 0
     return h.masked_scatter(mask, m.side(h))
@@ -571,6 +577,7 @@ OF_THE_ZOO: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "windows in strides": (_windows, "3 12/3"),
     "windows across tokens": (_overlapping, ""),
     "images among tokens": (_images_among_tokens, "12"),
+    "images by a mask of tokens": (_images_by_a_mask_of_tokens, "12"),
     "scattered at random": (_scattered_at_random, ""),
     "triangular systems": (_delta_rule, "12 3 12/3 12/3"),
     "systems of units": (_whitened, "12"),

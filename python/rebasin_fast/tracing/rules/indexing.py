@@ -168,11 +168,13 @@ def masked_scatter(call: Call) -> Result:
     """
     axes, source = call.settled(call["self"]), call.settled(call["source"])
     mask = call.settled(call["mask"])
+    if call["self"].shape != call.shapes[0]:  # it is repeated to the shape of the mask
+        return None
     count = 0
     while (
         count < min(len(axes), len(source), len(mask))
-        and len(mask) - 1 - count in call["repeated"]
-        and call.size(axes[-1 - count]) == call.size(mask[-1 - count]) == call.size(source[-1 - count])
+        and (call.size(mask[-1 - count]) == 1 or len(mask) - 1 - count in call["repeated"])
+        and call.size(axes[-1 - count]) == call.size(source[-1 - count])
     ):
         count += 1
     call.freeze(*(dim for dims in (axes, source, mask) for dim in dims[: len(dims) - count]))
