@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 import models
 import vision_models
-from rebasin_fast import PermutationSpec, apply_permutation, random_permutation
+from rebasin_fast import PermutationSpec, activation_matching, apply_permutation, random_permutation
 from rebasin_fast.block_matching import match_blocks
 from test_tracing import groups_of
 
@@ -255,3 +255,26 @@ def test_vision(name: str) -> None:
     assert proof, str(proof)
     assert groups_of(spec) == Counter(groups.split())
     planted_permutation_is_recovered(spec, model)
+
+
+def test_planted_permutation_is_recovered_through_conv1d() -> None:
+    """GPT-2's dense layers have their weights as (inputs, outputs), queries, keys and values in one."""
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2, resid_pdrop=0.0
+    )
+
+    class OfTokens(Logits):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.model(tokens).logits
+
+    model = OfTokens(models.randomise(transformers.GPT2LMHeadModel(config), seed=0).double().eval())
+    tokens = torch.randint(0, 50, (8, 12), generator=torch.Generator().manual_seed(0))
+    spec = PermutationSpec.from_module(model, tokens)
+    a = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    planted = random_permutation(spec, seed=3)
+    b = apply_permutation(spec, planted, a)
+    found = activation_matching(spec, model, a, b, tokens.split(4))
+    assert set(found.permutation) == set(spec.groups)
+    back = apply_permutation(spec, found.permutation, b)
+    for name, tensor in a.items():
+        torch.testing.assert_close(back[name], tensor, rtol=0, atol=0, msg=name)

@@ -89,6 +89,24 @@ def scale(p: Program, x: Tensor, _: Any) -> Tensor:
     return x * p.weight(*(x.shape[i] if i >= n and (i == n or p.choose(2)) else 1 for i in range(1, x.dim())))
 
 
+def beside_the_batch(p: Program, x: Tensor, _: Any) -> Tensor:
+    """One axis to the front, another joined with the batch, as heads are; there something is done, and all undone."""
+    if x.dim() < 3:
+        return x
+    front = axis(p, x)
+    y = x.movedim(front, 0)
+    beside = 2 + p.choose(y.dim() - 2)
+    y = y.movedim(beside, 2)
+    kept = y.shape
+    flat = y.reshape(kept[0], kept[1] * kept[2], *kept[3:])
+    parts = [torch.tanh(row) if p.choose(2) else row for row in flat.unbind(0)]
+    if p.choose(2):
+        parts = [part.softmax(-1) for part in parts]
+    if p.choose(3) == 0:
+        parts[0] = parts[0] * parts[-1]
+    return torch.stack(parts).reshape(kept).movedim(2, beside).movedim(0, front)
+
+
 def normalise(p: Program, x: Tensor, _: Any) -> Tensor:
     n = 1 + p.choose(x.dim() - 1)
     return F.layer_norm(x, x.shape[n:], p.weight(*x.shape[n:]))
@@ -187,6 +205,7 @@ def written(p: Program, x: Tensor, _: Any) -> Tensor:
 
 
 STEPS = [
+    beside_the_batch,
     reshape, reshape, reshape, transpose, transpose, softmax, activate, dense, dense, scale, normalise, chunk, part,
     strided, joined, added, added, summed, attend, stacked, moved, convolved, grouped_norm, looked_up, written,
 ]  # fmt: skip

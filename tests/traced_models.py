@@ -527,6 +527,14 @@ def fused_by_unbind(m: Any, h: Tensor) -> Tensor:
     return attend(*m.qkv(h).reshape(h.shape[0], h.shape[1], 3, 3, 4).permute(2, 0, 3, 1, 4).unbind(0))
 
 
+def fused_beside_the_batch(m: Any, h: Tensor) -> Tensor:
+    """As in the detectors' vision transformers: heads are joined with the batch before anything is taken apart."""
+    b, t, _ = h.shape
+    q, k, v = m.qkv(h).reshape(b, t, 3, 3, 4).permute(2, 0, 3, 1, 4).reshape(3, b * 3, t, 4).unbind(0)
+    out = (q * 0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
+    return out.view(b, 3, t, 4).permute(0, 2, 1, 3).reshape(b, t, 12)
+
+
 def fused_within_heads(m: Any, h: Tensor) -> Tensor:
     return attend(*m.qkv(h).view(h.shape[0], h.shape[1], 3, 12).transpose(1, 2).split(4, -1))
 
@@ -670,6 +678,7 @@ ATTENTION = {
     ),
     "fused, split": Case(lambda: Attention(fused_by_split, qkv=nn.Linear(8, 36)), TOKENS, FULL),
     "fused, unbind": Case(lambda: Attention(fused_by_unbind, qkv=nn.Linear(8, 36)), TOKENS, FULL),
+    "fused, beside the batch": Case(lambda: Attention(fused_beside_the_batch, qkv=nn.Linear(8, 36)), TOKENS, FULL),
     "fused, within heads": Case(lambda: Attention(fused_within_heads, qkv=nn.Linear(8, 36)), TOKENS, FULL),
     "values of another width": Case(
         lambda: Attention(lambda m, h: attend(heads(m.q(h)), heads(m.k(h)), heads(m.v(h))), **separate(6, 6, 12)),

@@ -27,7 +27,8 @@ from rebasin_fast.spec import PermutationSpec
 if TYPE_CHECKING:
     import torch
 
-    from rebasin_fast.tracing.capture import Capture, Produced
+    from rebasin_fast.tracing.capture import Capture
+    from rebasin_fast.tracing.recorder import Produced
 
 _SHOWING = frozenset(
     f"aten::{name}"
@@ -211,7 +212,7 @@ def _multiplied(model: Any, tensor: Any, site: OperatorSite) -> Any:
 @contextlib.contextmanager
 def _operators(model: Any, made: Callable[[tuple[str, str, int, int], Any], None]) -> Iterator[None]:
     """Call ``made(key, tensor)`` for every tensor that an operator makes while `model` runs, counted as in a trace."""
-    from rebasin_fast.tracing.capture import module_names, plain_operators
+    from rebasin_fast.tracing.surroundings import module_names, plain_operators
 
     torch = require("torch", "torch")
     dispatch = require("torch.utils._python_dispatch", "torch")

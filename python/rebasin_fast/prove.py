@@ -166,7 +166,7 @@ class _Check:
         return tensor.detach().to(self.dtype) if tensor.is_floating_point() else tensor.detach()
 
     def _outputs(self, state: Mapping[str, Any]) -> list[Any]:
-        from .tracing.capture import tensors_in, untouched
+        from .tracing.surroundings import tensors_in, untouched
 
         args, kwargs = self._args
         with self._torch.no_grad(), untouched(self._model), _quiet_generator(self._torch):

@@ -1,6 +1,7 @@
 """Specs traced from torch models.
 
-`capture` runs the model on fake tensors and hands every ATen operator to its rule (`rules`, in the terms of `call`).
+`capture` runs the model on fake tensors, and `recorder` hands every ATen operator to its rule (`rules`, in the terms of
+`call`).
 Rules tie together, split and freeze dimensions (`dims`), which tensors have on their axes (`values`). `blocks` finds
 out which groups move within which, and `assemble` writes the spec.
 """

@@ -91,8 +91,12 @@ def _freeze_lone_atoms(capture: Capture, axes: Mapping[str, Sequence[Dim]]) -> N
     """Freeze what lies on a single axis of a single tensor.
 
     Units that one array makes and no array takes are no hidden units: most often they are what one forward pass left
-    out and another may use, such as positions beyond the length of the example.
+    out and another may use, such as positions beyond the length of the example. Not so where the positions are counted
+    by a search among all of them and looked up again, as the entries of a codebook are.
     """
+    counted = {
+        atom for lookup in capture.trace.lookups if lookup.searched for atom in capture.trace.dims.leaves(lookup.rows)
+    }
     count: Counter[Atom] = Counter()
     seen: set[int] = set()
     for name, dims in axes.items():
@@ -100,7 +104,7 @@ def _freeze_lone_atoms(capture: Capture, axes: Mapping[str, Sequence[Dim]]) -> N
             seen.add(id(capture.params[name]))
             count.update(atom for dim in dims for atom in capture.trace.dims.leaves(dim))
     for atom, times in count.items():
-        if times == 1:
+        if times == 1 and atom not in counted:
             atom.frozen = atom.frozen or Reason("on no other axis of a parameter")
 
 

@@ -21,12 +21,13 @@ class Lookup:
 
     At every position of all of `places` the unit of `rows` is known: where tokens are sent to experts, the units within
     an expert may be permuted in a way of its own, even in tensors that have an axis of tokens and none of experts.
-    `content` says which indices they were.
+    `content` says which indices they were; `searched`, whether they came from a search along the very axis of `rows`.
     """
 
     places: tuple[Dim, ...]
     rows: Dim
     content: object
+    searched: bool
 
 
 @dataclass
@@ -114,7 +115,7 @@ class Call:
 
     def looked_up(self, rows: Dim, index: Value, places: Iterable[Dim]) -> None:
         """Note that positions of `rows` were read at the elements of `index`."""
-        self.trace.lookups.append(Lookup(tuple(places), rows, index.content))
+        self.trace.lookups.append(Lookup(tuple(places), rows, index.content, index.index_of is not None))
 
     def fixed(self, size: int) -> Dim:
         """Return a new dimension that stays as it is."""

@@ -18,6 +18,9 @@ from .values import Value
 _FEW = 2
 """So many single positions are cut out one by one."""
 
+_MANY = 64
+"""Of an axis that is read in more runs than these nothing worth the search is left: tables of relative positions."""
+
 Digit = tuple[int, int]
 """How often, and how many positions further each time."""
 
@@ -37,7 +40,7 @@ def read_at(call: Call, value: Value, axis: int, positions: IndexArray) -> Dim |
             return found
     ends = np.flatnonzero(np.diff(positions) != 1) + 1
     runs = np.split(positions, ends)
-    if len(runs) > max(_FEW, len(positions) // 2):
+    if len(runs) > min(_MANY, max(_FEW, len(positions) // 2)):
         return None
     return Sum(tuple(_part(call, value, axis, int(run[0]), int(run[-1]) + 1) for run in runs))
 

@@ -8,8 +8,9 @@ before anything looked leaves no trace.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -34,7 +35,17 @@ class Factor:
     position: int
 
 
-Axis: TypeAlias = "Dim | Factor"
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Axes that a reshape has joined to one, although some of them are factors of bases whose others lie elsewhere.
+
+    Heads next to the batch, as in (3, batch, heads, positions, units) -> (3, batch x heads, positions, units).
+    """
+
+    parts: tuple[Dim | Factor, ...]
+
+
+Axis: TypeAlias = "Dim | Factor | Run"
 
 
 class Alike:
@@ -72,17 +83,44 @@ class Value:
 
     def bases(self) -> list[Base]:
         """Return the bases its factors belong to."""
-        return list({id(axis.base): axis.base for axis in self.axes if isinstance(axis, Factor)}.values())
+        return _bases(self.axes)
 
     def dims(self) -> Iterator[Dim]:
         """Yield every dimension once, bases unsplit."""
-        yield from (axis for axis in self.axes if not isinstance(axis, Factor))
+        yield from (axis for axis in _single(self.axes) if not isinstance(axis, Factor))
         yield from (base.dim for base in self.bases())
 
 
 def length(axis: Axis) -> int:
     """Return the number of positions on an axis."""
+    if isinstance(axis, Run):
+        return math.prod(map(length, axis.parts))
     return axis.base.sizes[axis.position] if isinstance(axis, Factor) else size_of(axis)
+
+
+def _single(axes: Iterable[Axis]) -> Iterator[Dim | Factor]:
+    """Yield axes with runs taken apart."""
+    for axis in axes:
+        if isinstance(axis, Run):
+            yield from axis.parts
+        else:
+            yield axis
+
+
+def _bases(axes: Iterable[Axis]) -> list[Base]:
+    return list({id(axis.base): axis.base for axis in _single(axes) if isinstance(axis, Factor)}.values())
+
+
+def _replaced(axes: Iterable[Axis], change: Callable[[Dim | Factor], Dim | Factor]) -> list[Axis]:
+    """Change every axis, those in runs as well."""
+    return [_joined(map(change, axis.parts)) if isinstance(axis, Run) else change(axis) for axis in axes]
+
+
+def _joined(parts: Iterable[Dim | Factor]) -> Axis:
+    """Return one axis; a run only where factors are among the parts."""
+    parts = tuple(parts)
+    dims = [part for part in parts if not isinstance(part, Factor)]
+    return Product(tuple(dims)) if len(dims) == len(parts) else Run(parts)
 
 
 class Views:
@@ -97,13 +135,17 @@ class Views:
         """Split the bases of a value for good, and return the dimension of every axis."""
         for base in value.bases():
             self._split(value, base, len(base.sizes) - 1, reason)
-        return tuple(axis for axis in value.axes if not isinstance(axis, Factor))
+        return tuple(axis for axis in value.axes if not isinstance(axis, Factor | Run))
 
     def reshape(self, value: Value, sizes: Sequence[int], reason: Reason) -> Value:
         """Return the value with its elements, in row-major order, laid out in axes of the given lengths."""
         if 0 in sizes:
             return Value([self.dims.fixed(size, reason) if size else Sum(()) for size in sizes], value.index_of)
+        value = Value(_single(value.axes), value.index_of)
         groups = _aligned(value.shape, sizes)
+        joined = {news[0]: olds for olds, news in groups if len(news) == 1 and not _one_axis_or_run(value, olds)}
+        if joined:
+            return self._joining(value, sizes, joined, reason)
         for olds, _ in groups:
             if not _one_axis_or_run(value, olds):
                 touched = [axis.base for i in olds if isinstance(axis := value.axes[i], Factor)]
@@ -121,11 +163,19 @@ class Views:
             elif len(olds) == len(news) == 1:
                 axes[news[0]] = first
             else:
-                dims = [axis for axis in old_axes if not isinstance(axis, Factor)]
+                dims = [axis for axis in old_axes if not isinstance(axis, Factor | Run)]
                 rebased.replace(Base(Product(tuple(dims)), (1,)), 0, 1, news)
         for position, axis in rebased.axes(sizes):
             axes[position] = axis
         return Value(axes, value.index_of)
+
+    def _joining(self, value: Value, sizes: Sequence[int], joined: dict[int, list[int]], reason: Reason) -> Value:
+        """Reshape, with the axes `joined`, by the number of the new one, left apart at first."""
+        lengths = value.shape
+        apart = [[lengths[k] for k in joined[i]] if i in joined else [size] for i, size in enumerate(sizes)]
+        inner = iter(self.reshape(value, [size for group in apart for size in group], reason).axes)
+        axes = [[next(inner) for _ in group] for group in apart]
+        return Value([_joined(_single(group)) if len(group) > 1 else group[0] for group in axes], value.index_of)
 
     def reorder(self, value: Value, order: Sequence[int]) -> Value:
         """Return the value whose axis i is axis ``order[i]``."""
@@ -136,6 +186,9 @@ class Views:
         if (start, stop) == (0, length(value.axes[axis])):
             return Value(value.axes, value.index_of)
         chosen = value.axes[axis]
+        for base in _bases([chosen]) if isinstance(chosen, Run) else []:
+            self._split(value, base, len(base.sizes) - 1, reason)
+            chosen = value.axes[axis]
         if isinstance(chosen, Factor):
             self._split(value, chosen.base, chosen.position, reason)
             chosen = value.axes[axis]
@@ -146,8 +199,12 @@ class Views:
             smaller = Base(
                 self._between(base.dim, start * stride, stop * stride, reason), (stop - start, *base.sizes[1:])
             )
-            moved = [Factor(smaller, a.position) if isinstance(a, Factor) and a.base is base else a for a in axes]
+            moved = _replaced(
+                axes, lambda a: Factor(smaller, a.position) if isinstance(a, Factor) and a.base is base else a
+            )
             return Value(_without_ones(moved), value.index_of)
+        if isinstance(chosen, Run):
+            raise AssertionError("a run without factors")
         axes[axis] = self._between(chosen, start, stop, reason)
         return Value(axes, value.index_of)
 
@@ -174,14 +231,14 @@ class Views:
         dims = self.dims.split_product(base.dim, [*base.sizes[:count], math.prod(rest)], reason)
         remainder = Base(dims[-1], rest)
 
-        def replaced(axis: Axis) -> Axis:
+        def replaced(axis: Dim | Factor) -> Dim | Factor:
             if not isinstance(axis, Factor) or axis.base is not base:
                 return axis
             if axis.position < count:
                 return dims[axis.position]
             return dims[-1] if len(rest) == 1 else Factor(remainder, axis.position - count)
 
-        value.axes = tuple(map(replaced, value.axes))
+        value.axes = tuple(_replaced(value.axes, replaced))
 
 
 class _Rebased:
@@ -219,18 +276,21 @@ def _one_axis_or_run(value: Value, olds: Sequence[int]) -> bool:
 def _without_ones(axes: Sequence[Axis]) -> list[Axis]:
     """Take factors of length 1 off their bases."""
     out = list(axes)
-    for base in {id(axis.base): axis.base for axis in axes if isinstance(axis, Factor)}.values():
+    for base in _bases(axes):
         kept = [k for k, size in enumerate(base.sizes) if size > 1]
-        if len(kept) == len(base.sizes):
-            continue
-        smaller = Base(base.dim, [base.sizes[k] for k in kept])
-        for i, axis in enumerate(axes):
-            if isinstance(axis, Factor) and axis.base is base:
-                if axis.position not in kept:
-                    out[i] = ONE
-                else:
-                    out[i] = base.dim if len(kept) == 1 else Factor(smaller, kept.index(axis.position))
+        if len(kept) < len(base.sizes):
+            out = _replaced(
+                out, functools.partial(_narrowed, base, kept, Base(base.dim, [base.sizes[k] for k in kept]))
+            )
     return out
+
+
+def _narrowed(base: Base, kept: Sequence[int], smaller: Base, axis: Dim | Factor) -> Dim | Factor:
+    if not isinstance(axis, Factor) or axis.base is not base:
+        return axis
+    if axis.position not in kept:
+        return ONE
+    return base.dim if len(kept) == 1 else Factor(smaller, kept.index(axis.position))
 
 
 def _aligned(olds: Sequence[int], news: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -124,10 +124,12 @@ def matrix_exponential(call: Call) -> Result:
 @rule("aten::_cdist_forward", "aten::_euclidean_dist", "aten::cdist")
 def distances(call: Call) -> Result:
     """Distances of all pairs sum over coordinates as products do."""
-    left, right = call.settled(call["x1"]), call.settled(call["x2"])
-    if len(left) != len(right) or any(call.size(a) != call.size(b) for a, b in zip(left[:-2], right[:-2], strict=True)):
-        return None
-    return call.value(_matrix_product(call, left, [*right[:-2], right[-1], right[-2]]))
+    *batch, rows, coordinates = call.settled(call["x1"])
+    *other_batch, columns, other_coordinates = call.settled(call["x2"])
+    call.unify(coordinates, other_coordinates)
+    lead = call.broadcast([Value(batch), Value(other_batch)])
+    call.mix([*lead, rows, columns], [coordinates])
+    return call.value([*lead, rows, columns])
 
 
 @rule("aten::_trilinear")

@@ -18,10 +18,29 @@ def alike(call: Call) -> Result:
     return value
 
 
-@rule("aten::arange", "aten::linspace", "aten::eye", "aten::rand", "aten::randn", "aten::rand_like", "aten::randn_like",
+@rule("aten::arange", "aten::linspace", "aten::rand", "aten::randn", "aten::rand_like", "aten::randn_like",
       "aten::randint", "aten::randperm", "aten::tril_indices", "aten::triu_indices", "aten::hann_window")  # fmt: skip
 def ordered(call: Call) -> Result:
     return call.value(map(call.fixed, call.shapes[0]))
+
+
+@rule("aten::uniform", "aten::normal", "aten::bernoulli", "aten::random", "aten::exponential", "aten::log_normal",
+      "aten::multinomial", "aten::poisson")  # fmt: skip
+def drawn(call: Call) -> Result:
+    """Every position has a number of its own, drawn in their order."""
+    for value in call.tensors():
+        call.freeze(*call.settled(value))
+    return call.value(map(call.fixed, call.shapes[0]))
+
+
+@rule("aten::eye")
+def identity_matrix(call: Call) -> Result:
+    """P I P^T = I: rows and columns may be permuted alike."""
+    rows, columns = call.shapes[0]
+    if rows != columns:
+        return call.value([call.fixed(rows), call.fixed(columns)])
+    both = call.free(rows)
+    return call.value([both, both])
 
 
 @rule("aten::tril", "aten::triu")

@@ -142,9 +142,10 @@ def scatter(call: Call) -> Result:
 def index_add(call: Call) -> Result:
     axes, source = call.settled(call["self"]), call.settled(call["source"])
     axis = axis_of(call["dim"], len(axes))
-    if any(call[name].index_of is not None for name in ("self", "source", "index")):
+    if any(call[name].index_of is not None for name in ("self", "source")):
         return None
-    call.freeze(axes[axis], source[axis], *call.settled(call["index"]))
+    counted = call["index"].index_of
+    call.freeze(axes[axis], source[axis], *call.settled(call["index"]), *([] if counted is None else [counted]))
     for i, (dim, own) in enumerate(zip(axes, source, strict=True)):
         if i != axis:
             call.unify(dim, own)
@@ -157,6 +158,41 @@ def chosen(call: Call) -> Result:
     for value in call.tensors():
         call.freeze(*call.settled(value))
     return call.value(map(call.fixed, call.shapes[0]))
+
+
+@rule("aten::masked_scatter")
+def masked_scatter(call: Call) -> Result:
+    """The elements of `source`, one after the other, wherever the mask is set: images among the tokens of a text.
+
+    Where the mask is the same along the last axes (`repeated`), whole rows are written, if `source` has these axes too.
+    """
+    axes, source = call.settled(call["self"]), call.settled(call["source"])
+    mask = call.settled(call["mask"])
+    if call["self"].shape != call.shapes[0]:  # it is repeated to the shape of the mask
+        return None
+    count = 0
+    while (
+        count < min(len(axes), len(source), len(mask))
+        and (call.size(mask[-1 - count]) == 1 or len(mask) - 1 - count in call["repeated"])
+        and call.size(axes[-1 - count]) == call.size(source[-1 - count])
+    ):
+        count += 1
+    call.freeze(*(dim for dims in (axes, source, mask) for dim in dims[: len(dims) - count]))
+    for own, other in zip(axes[len(axes) - count :], source[len(source) - count :], strict=True):
+        call.unify(own, other)
+    call.broadcast([Value(axes), call["mask"]])
+    return call.value(axes)
+
+
+@rule("aten::bucketize", "aten::searchsorted")
+def bucketize(call: Call) -> Result:
+    """Between which of the boundaries a number lies: a count, and the same for every position of numbers."""
+    boundaries = call.args.get("boundaries", call.args.get("sorted_sequence"))
+    if not isinstance(boundaries, Value) or len(boundaries.shape) != 1 or call.args.get("sorter") is not None:
+        return None
+    call.freeze(*call.settled(boundaries))
+    numbers = call["self"]
+    return call.value(numbers.axes) if isinstance(numbers, Value) else None
 
 
 @rule("aten::index_put", "aten::_index_put_impl", indices=True)

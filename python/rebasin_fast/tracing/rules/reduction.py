@@ -9,7 +9,7 @@ from ..dims import ONE, Dim
 @rule(
     "aten::sum", "aten::mean", "aten::amax", "aten::amin", "aten::aminmax", "aten::var", "aten::std", "aten::var_mean",
     "aten::std_mean", "aten::logsumexp", "aten::any", "aten::all", "aten::prod", "aten::linalg_vector_norm",
-    "aten::norm", "aten::nansum", "aten::count_nonzero",
+    "aten::norm", "aten::nansum", "aten::count_nonzero", "aten::_is_all_true", "aten::_is_any_true",
 )  # fmt: skip
 def reduction(call: Call) -> Result:
     value = call.tensors()[0]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..call import Call, Result, axes_of, axis_of, rule
 from ..dims import ONE, Product
+from ..strides import kept_axes
 from ..values import Axis, Value, length
 
 
@@ -30,7 +31,17 @@ def identity(call: Call) -> Result:
 
 @rule("aten::as_strided", indices=True)
 def as_strided(call: Call) -> Result:
-    return identity(call) if call.args.get("same_layout") else None
+    """Memory looked at with other sizes and strides: axes that are still there are kept, the others stay in place."""
+    old, new = call["layouts"]
+    if new.same(old):
+        return identity(call)
+    kept = kept_axes(old, new)
+    if kept is None:
+        return None
+    axes = call.settled(call["self"])
+    call.freeze(*(dim for i, dim in enumerate(axes) if i not in kept.values()))
+    out = [axes[kept[i]] if i in kept else call.fixed(size) for i, size in enumerate(call.shapes[0])]
+    return call.value(out, call["self"].index_of)
 
 
 @rule("aten::permute", "aten::permute_copy", indices=True)
