@@ -92,6 +92,19 @@ class FrankWolfe:
         Without `start` they begin at the barycentre, which favours no numbering of the units; with a `share` below 1
         that share of the way from there to `start`.
         """
+        point = self._begin(start, share)
+        while not self.converged and self.steps < self.max_steps:
+            self._step(point)
+            if self.progress is not None:
+                self.progress("weight matching, Frank-Wolfe", self.steps, self.max_steps)
+        self._gradient.clear()
+        rounding = Solver()  # the duals of a rounding say nothing about costs
+        return {
+            group: rounding.best(group, point.dense(group, size, self.cache.home)) for group, size in self.sizes.items()
+        }
+
+    def _begin(self, start: Permutation | None, share: float) -> _Combination:
+        """Return the point where the steps begin, and set the gradient there."""
         point = _Combination()
         if start is None or share < 1:
             self._gradient = {group: self.cache.at_barycentre(group) for group in self.sizes}
@@ -102,15 +115,7 @@ class FrankWolfe:
             if share < 1:
                 for group, gradient in self._gradient.items():
                     blend(gradient, self.cache.at(group, start), share)
-        while not self.converged and self.steps < self.max_steps:
-            self._step(point)
-            if self.progress is not None:
-                self.progress("weight matching, Frank-Wolfe", self.steps, self.max_steps)
-        self._gradient.clear()
-        rounding = Solver()  # the duals of a rounding say nothing about costs
-        return {
-            group: rounding.best(group, point.dense(group, size, self.cache.home)) for group, size in self.sizes.items()
-        }
+        return point
 
     def _step(self, point: _Combination) -> None:
         """Move towards the vertex that the gradient favours most, exactly as far as the objective rises."""
