@@ -168,8 +168,8 @@ def line(row: Row) -> str:
 
 
 HEADER = (
-    f"{'network':12} {'weights':8} {'start':10} {'plain s':>9} {'ours s':>9} {'costs':>8} {'LAPs':>8} {'ratio':>6} {'sweeps':>6} "
-    f"{'ours':>6} {'objective':>14} {'lowest':>9} {'above':>6} {'extra / promised MiB'}"
+    f"{'network':12} {'weights':8} {'start':10} {'plain s':>9} {'ours s':>9} {'costs':>8} {'LAPs':>8} "
+    f"{'ratio':>6} {'sweeps':>6} {'ours':>6} {'objective':>14} {'lowest':>9} {'above':>6} {'extra / promised MiB'}"
 )
 
 

@@ -122,7 +122,11 @@ def made(network, kind):
 
 
 def test_unknown_names_end_with_a_message(capsys):
-    for arguments, message in ((["--networks", "lenet"], "unknown network: lenet"), (["--kinds", "x"], "unknown kind"), (["--init", "x"], "unknown init")):
+    for arguments, message in (
+        (["--networks", "lenet"], "unknown network: lenet"),
+        (["--kinds", "x"], "unknown kind"),
+        (["--init", "x"], "unknown init"),
+    ):
         with pytest.raises(SystemExit) as caught:
             bench.main(arguments)
         assert caught.value.code == 2

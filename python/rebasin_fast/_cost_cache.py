@@ -196,7 +196,7 @@ class CostCache:
             slot = _Slot(matrix)
             if group in self._kept:
                 self._slots[group] = slot
-        slot.included = {k: () for k in done}
+        slot.included = dict.fromkeys(done, ())
         slot.updated = False
         for k in wanted:
             if k not in done:
