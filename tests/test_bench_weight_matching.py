@@ -86,6 +86,7 @@ def test_from_end_to_end(tmp_path, capsys, monkeypatch):
     try:
         assert bench.main([*arguments, "--json", str(where)]) == 0
         assert bench.main([*arguments, "--no-plain"]) == 0
+        assert bench.main(["--networks", "tiny", "--kinds", "planted", "--init", "default,barycentre"]) == 0
     finally:
         torch.set_num_threads(threads)
     rows = json.loads(where.read_text())["rows"]
@@ -93,14 +94,14 @@ def test_from_end_to_end(tmp_path, capsys, monkeypatch):
     for row in rows:
         assert len(row["seconds"]) == len(row["plain_seconds"]) == 2
         assert row["objective"] == pytest.approx(row["plain_objective"], rel=1e-6)  # the same start and order
-    assert len(capsys.readouterr().out.splitlines()) == 2 * (1 + 2 + 1)
+    assert len(capsys.readouterr().out.splitlines()) == 3 * (1 + 2 + 1)
 
 
 def test_an_objective_below_the_plain_one_is_told(capsys, monkeypatch):
     monkeypatch.setattr(bench, "warm_up", lambda: None)
-    monkeypatch.setattr(bench, "measure", lambda row, *_: row.__dict__.update(made(row.network, row.kind).__dict__))
+    monkeypatch.setattr(bench, "measure", lambda rows, *_: rows[0].__dict__.update(made("tiny", "planted").__dict__))
     assert bench.main(["--networks", "tiny", "--kinds", "planted", "--seeds", "1"]) == 1
-    assert "objective below the plain algorithm's: tiny planted" in capsys.readouterr().out
+    assert "objective below the plain algorithm's: tiny planted from default" in capsys.readouterr().out
     assert made("tiny", "planted").ratio == 4.0
 
 
@@ -121,7 +122,11 @@ def made(network, kind):
 
 
 def test_unknown_names_end_with_a_message(capsys):
-    for arguments, message in ((["--networks", "lenet"], "unknown network: lenet"), (["--kinds", "x"], "unknown kind")):
+    for arguments, message in (
+        (["--networks", "lenet"], "unknown network: lenet"),
+        (["--kinds", "x"], "unknown kind"),
+        (["--init", "x"], "unknown init"),
+    ):
         with pytest.raises(SystemExit) as caught:
             bench.main(arguments)
         assert caught.value.code == 2

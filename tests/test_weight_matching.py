@@ -225,7 +225,7 @@ def test_start_and_max_sweeps():
 def test_progress_and_stats():
     spec, a, b = small_pair()
     seen = []
-    found = weight_matching(spec, a, b, progress=lambda *event: seen.append(event))
+    found = weight_matching(spec, a, b, init="propagate", progress=lambda *event: seen.append(event))
     assert seen[:3] == [
         ("weight matching, start", 1, 2),
         ("weight matching, start", 2, 2),

@@ -93,6 +93,7 @@ def test_cost_matrices_are_right_whatever_was_asked_before(data, library, kept):
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost_cache, "_SMALLEST_PANEL", data.draw(st.sampled_from([1, 400, 10**6])))
+        patch.setattr(cost_cache, "_WIDE_ENOUGH_TO_KEEP", data.draw(st.sampled_from([1, 128])))
         pair = MatchedPair(SPEC, library(a), library(b))
         cache = CostCache(pair, kept)
     permutation = {group: np.arange(size) for group, size in pair.sizes.items()}
@@ -126,6 +127,24 @@ def test_terms_that_are_not_settled_are_left_out_and_come_in_later():
     )
     assert (cache.counts.made, cache.counts.updated, cache.is_updated("Q")) == (1, 1, False)
     assert cache.counts.multiply_adds == 6**2 * cache.columns("Q")
+
+
+def test_wide_fixed_terms_are_multiplied_once():
+    spec, a, b = mlp_pair((130, 40, 30, 2))
+    sizes = {"P_0": 40, "P_1": 30}
+    for budget, spared in ((10**6, 131), (8 * (40**2 + 30**2), 0)):  # weights and bias
+        cache = CostCache(MatchedPair(spec, a, b), budget)
+        permutation = {group: np.arange(size) for group, size in sizes.items()}
+        first = np.array(cache.readable("P_0", permutation))
+        before = cache.counts.multiply_adds
+        np.testing.assert_allclose(cache.readable("P_0", permutation, afresh=True), first, atol=1e-12)
+        assert cache.counts.multiply_adds - before == 40**2 * (cache.columns("P_0") - spared)
+        assert cache.kept_bytes == 8 * 40**2 * (2 if spared else 1) <= cache.most_bytes <= budget
+        # Another A is another fixed term.
+        cache.forget(MatchedPair(spec, b, b))
+        np.testing.assert_allclose(
+            cache.readable("P_0", permutation), reference.similarity(spec, "P_0", b, b, permutation), atol=1e-12
+        )
 
 
 def test_only_changed_columns_are_multiplied():

@@ -87,13 +87,13 @@ def test_every_step_ends_at_the_highest_point_of_its_way(init, monkeypatch):
         assert np.array_equal(np.sort(rounded[group]), np.arange(n))
 
 
-def test_the_gradient_that_is_carried_along_is_the_gradient():
+@pytest.mark.parametrize(("start", "share"), [(None, 1.0), (3, 1.0), (3, 0.05)])
+def test_the_gradient_that_is_carried_along_is_the_gradient(start, share):
     spec = mlp(WIDTHS)
     a, b = draw(1), draw(2)
     pair = MatchedPair(spec, a, b)
     method = FrankWolfe(CostCache(pair, 10**7), Solver(), pair.sizes, 1e-6, 50)
-    method._gradient = {group: method.cache.at_barycentre(group) for group in pair.sizes}
-    point = module._Combination()
+    point = method._begin(None if start is None else random_permutation(spec, start), share)
     for _ in range(5):
         method._step(point)
     P = matrices(point, pair.sizes)
@@ -172,3 +172,40 @@ def test_coordinate_descent_begins_a_few_steps_from_the_barycentre():
     P = {group: np.eye(len(p))[p] for group, p in one.permutation.items()}
     assert one.objective[-1] == pytest.approx(dense_objective(a, draw(2), P))
     assert list(one.objective) == sorted(one.objective)
+
+
+def test_the_default_makes_steps_where_the_start_outward_leaves_something_to_gain():
+    spec, a = mlp(WIDTHS), draw(1)
+    planted = random_permutation(spec, 5)
+    easy = weight_matching(spec, a, apply_permutation(spec, planted, a))
+    assert easy.stats.steps == 0
+    assert all(np.array_equal(easy.permutation[group], index) for group, index in invert(planted).items())
+    later, stages = (draw(3), draw(4)), []
+    found = weight_matching(spec, *later, progress=lambda *event: stages.append(event[0]))
+    assert 1 <= found.stats.steps <= 5
+    assert list(dict.fromkeys(stages))[:2] == ["weight matching, start", "weight matching, Frank-Wolfe"]
+    assert found.objective[-1] == pytest.approx(reference.objective(spec, *later, found.permutation))
+    again = weight_matching(spec, *later)
+    assert all(np.array_equal(again.permutation[group], index) for group, index in found.permutation.items())
+
+
+def test_the_default_ends_higher_than_both_starts_on_average():
+    def mean(init):
+        pairs = [(draw(2 * k), draw(2 * k + 1)) for k in range(20)]
+        return np.mean([weight_matching(mlp(WIDTHS), a, b, init=init).objective[-1] for a, b in pairs])
+
+    assert mean(None) > max(mean("identity"), mean("propagate"))
+
+
+@pytest.mark.parametrize("obstacle", ["cache", "three groups"])
+def test_the_default_is_the_start_outward_where_steps_cannot_be_made(obstacle):
+    spec, a, b, options = mlp(WIDTHS), draw(1), draw(2), {}
+    if obstacle == "cache":
+        options["max_cache_bytes"] = 3000
+    else:
+        spec = PermutationSpec.from_axes_to_perm({"w": ("P", "Q", "R")}, sizes={"P": 6, "Q": 5, "R": 4})
+        a, b = ({"w": np.random.default_rng(seed).standard_normal((6, 5, 4))} for seed in range(2))
+    found = weight_matching(spec, a, b, **options)
+    outward = weight_matching(spec, a, b, init="propagate", **options)
+    assert found.stats.steps == 0
+    assert all(np.array_equal(found.permutation[group], index) for group, index in outward.permutation.items())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from rebasin_fast._arrays import Array, Index, readable, zero_matrix
+from rebasin_fast._arrays import Array, Index, copy, readable, zero_matrix
 from rebasin_fast._terms import Precision, Term, terms_of
 from rebasin_fast.cost import MatchedPair, moved_units
 from rebasin_fast.permute import Permutation
@@ -14,6 +14,9 @@ from rebasin_fast.permute import Permutation
 _SMALLEST_PANEL = 1 << 20  # bytes
 # An update by changed columns gathers twice what making the matrix afresh does, and leaves rounding behind.
 _UPDATE_AT_MOST = 0.8
+# From so many columns on, terms that nothing permutes are kept beside the matrix: to copy them is quicker than to
+# multiply them again.
+_WIDE_ENOUGH_TO_KEEP = 128
 
 
 @dataclass(eq=False)
@@ -59,7 +62,8 @@ class CostCache:
     pair : MatchedPair
         The two networks.
     max_cache_bytes : int
-        Matrices are kept up to this sum, those first that would take the most work per byte to make again.
+        Matrices are kept up to this sum, those first that would take the most work per byte to make again; then the
+        part of each that no other group has a say in.
     compute_dtype : str, optional
         dtype of the factors of the matrix products; default: that of the pair.
     """
@@ -73,6 +77,8 @@ class CostCache:
         self._precision = Precision(pair.dtype, compute_dtype or pair.dtype, panel)
         self._kept = self._choose(max_cache_bytes)
         self._slots: dict[str, _Slot] = {}
+        self._keeps_fixed = self._choose_fixed(max_cache_bytes)
+        self._fixed: dict[str, Array] = {}
         self.counts = CostCounts()
 
     @property
@@ -86,9 +92,14 @@ class CostCache:
         return sum(self._bytes.values())
 
     @property
+    def most_bytes(self) -> int:
+        """Bytes that may come to be kept."""
+        return sum(self._bytes[group] for group in [*self._kept, *self._keeps_fixed])
+
+    @property
     def kept_bytes(self) -> int:
         """Bytes of the matrices that are kept."""
-        return sum(self._bytes[group] for group in self._slots)
+        return sum(self._bytes[group] for group in [*self._slots, *self._fixed])
 
     def columns(self, group: str, settled: Collection[str] | None = None) -> int:
         """Return the length of the inner products in a group's matrix, counting terms as `at` does."""
@@ -122,9 +133,10 @@ class CostCache:
     def at_barycentre(self, group: str) -> Array:
         """Return a new matrix of `group`, where every other group is the mean of all its permutations."""
         began = time.perf_counter()
-        total = self._zeros(group)
-        for term in self._terms[group]:
-            term.averaged(self._precision.total).add(total, {}, self._precision)
+        total, done = self._begun(group)
+        for k, term in enumerate(self._terms[group]):
+            if k not in done:
+                term.averaged(self._precision.total).add(total, {}, self._precision)
         self.counts.seconds += time.perf_counter() - began
         return total
 
@@ -152,6 +164,7 @@ class CostCache:
         """Let go of all matrices, and go on with the arrays of `pair`, of the same shapes, if one is given."""
         self._slots.clear()
         if pair is not None:
+            self._fixed.clear()
             self._pair = pair
             self._terms = {group: terms_of(pair, group) for group in pair.spec.groups}
 
@@ -163,24 +176,51 @@ class CostCache:
                 left -= self._bytes[group]
         return frozenset(kept)
 
+    def _choose_fixed(self, max_cache_bytes: int) -> frozenset[str]:
+        kept, left = set(), max_cache_bytes - sum(self._bytes[group] for group in self._kept)
+        for group, terms in self._terms.items():
+            fixed = sum(term.columns for term in terms if not term.others)
+            if _WIDE_ENOUGH_TO_KEEP <= fixed < self.columns(group) and self._bytes[group] <= left:
+                kept.add(group)
+                left -= self._bytes[group]
+        return frozenset(kept)
+
     def _wanted(self, group: str, settled: Collection[str] | None) -> list[int]:
         terms = self._terms[group]
         return [k for k, term in enumerate(terms) if settled is None or all(g in settled for _, g in term.others)]
 
     def _made(self, group: str, wanted: list[int], permutation: Permutation) -> _Slot:
         slot = self._slots.get(group)
+        matrix, done = self._begun(group, None if slot is None else slot.matrix)
         if slot is None:
-            slot = _Slot(self._zeros(group))
+            slot = _Slot(matrix)
             if group in self._kept:
                 self._slots[group] = slot
-        else:
-            slot.matrix[:] = 0
-        slot.included.clear()
+        slot.included = dict.fromkeys(done, ())
         slot.updated = False
         for k in wanted:
-            self._include(group, slot, k, permutation)
+            if k not in done:
+                self._include(group, slot, k, permutation)
         self.counts.made += 1
         return slot
+
+    def _begun(self, group: str, matrix: Array | None = None) -> tuple[Array, set[int]]:
+        """Return a matrix, that given or a new one, with the fixed terms if those are kept, and which they are."""
+        if group not in self._keeps_fixed:
+            if matrix is None:
+                return self._zeros(group), set()
+            matrix[:] = 0
+            return matrix, set()
+        fixed = [k for k, term in enumerate(self._terms[group]) if not term.others]
+        if group not in self._fixed:
+            made = _Slot(self._zeros(group))
+            for k in fixed:
+                self._include(group, made, k, {})
+            self._fixed[group] = made.matrix
+        if matrix is None:
+            return copy(self._fixed[group]), set(fixed)
+        matrix[:] = self._fixed[group]
+        return matrix, set(fixed)
 
     def _zeros(self, group: str) -> Array:
         like = next((matched.a for matched in self._pair.arrays.values()), None)

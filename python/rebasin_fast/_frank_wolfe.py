@@ -52,6 +52,18 @@ class _Combination:
         return matrix
 
 
+def ahead(cache: CostCache, solver: Solver, permutation: Permutation) -> float:
+    """Return what the groups could gain, each alone and all at once, as a share of what they would have."""
+    gains, scales = [], []
+    for group, old in permutation.items():
+        matrix = cache.readable(group, permutation)
+        there = cells(matrix, solver.best(group, matrix))
+        gains.append(total(there) - total(cells(matrix, old)))
+        scales.append(total(abs(there)))
+    gain, scale = numbers(sum(gains), sum(scales)) if gains else (0.0, 0.0)
+    return gain / scale if scale > 0 else 0.0
+
+
 @dataclass
 class FrankWolfe:
     """Steps from a permutation through the interior to a permutation again.
@@ -74,17 +86,13 @@ class FrankWolfe:
     converged: bool = False
     _gradient: dict[str, Array] = field(default_factory=dict)
 
-    def run(self, start: Permutation | None) -> dict[str, Index]:
+    def run(self, start: Permutation | None, share: float = 1.0) -> dict[str, Index]:
         """Return the permutation at which steps from `start` end, rounded by an assignment for every group.
 
-        Without `start` they begin at the barycentre, which favours no numbering of the units.
+        Without `start` they begin at the barycentre, which favours no numbering of the units; with a `share` below 1
+        that share of the way from there to `start`.
         """
-        point = _Combination()
-        if start is None:
-            self._gradient = {group: self.cache.at_barycentre(group) for group in self.sizes}
-        else:
-            point.towards(start, 1.0)
-            self._gradient = {group: copy(self.cache.at(group, start)) for group in self.sizes}
+        point = self._begin(start, share)
         while not self.converged and self.steps < self.max_steps:
             self._step(point)
             if self.progress is not None:
@@ -94,6 +102,20 @@ class FrankWolfe:
         return {
             group: rounding.best(group, point.dense(group, size, self.cache.home)) for group, size in self.sizes.items()
         }
+
+    def _begin(self, start: Permutation | None, share: float) -> _Combination:
+        """Return the point where the steps begin, and set the gradient there."""
+        point = _Combination()
+        if start is None or share < 1:
+            self._gradient = {group: self.cache.at_barycentre(group) for group in self.sizes}
+        else:
+            self._gradient = {group: copy(self.cache.at(group, start)) for group in self.sizes}
+        if start is not None:
+            point.towards(start, share)
+            if share < 1:
+                for group, gradient in self._gradient.items():
+                    blend(gradient, self.cache.at(group, start), share)
+        return point
 
     def _step(self, point: _Combination) -> None:
         """Move towards the vertex that the gradient favours most, exactly as far as the objective rises."""

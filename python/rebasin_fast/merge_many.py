@@ -316,8 +316,8 @@ class _Merge:
         """Align model `i` to the sum as it stands: the mean of others, times a number that changes nothing."""
         target = {name: self._sum.get(name, array) for name, array in model.items()}
         options: dict[str, Any] = {"seed": seed, "max_cache_bytes": self.max_cache_bytes}
-        if not afresh:
-            options["init"] = self.permutations[i]
+        # One start for models in memory and in files: steps through the interior need cost matrices that are kept.
+        options["init"] = "propagate" if afresh else self.permutations[i]
         found = weight_matching(self.spec, target, model, **options)
         self.permutations[i] = found.permutation
         self.solved += 1

@@ -61,10 +61,14 @@ def weight_matching(
         State dicts of one architecture: numpy arrays or torch tensors, any float dtype, any device. Running
         statistics and integer buffers may be among them; they are not matched. Never modified.
     init : {"propagate", "identity", "barycentre"} or mapping of str to int64 array, optional
-        Where to begin. ``"propagate"``, the default of coordinate descent, solves the groups outward from the fixed
-        axes, inputs and outputs, each on those of its terms alone whose other axes are settled already. The paper
-        begins with ``"identity"``. ``"barycentre"``, the default of Frank-Wolfe, is the mean of all permutations;
-        coordinate descent begins where at most eight steps of Frank-Wolfe lead from there.
+        Where to begin. ``"propagate"`` solves the groups outward from the fixed axes, inputs and outputs, each on
+        those of its terms alone whose other axes are settled already. The paper begins with ``"identity"``.
+        ``"barycentre"``, the default of Frank-Wolfe, is the mean of all permutations; coordinate descent begins where
+        at most eight steps of Frank-Wolfe lead from there. The default of coordinate descent is ``"propagate"`` if
+        from there all groups, each alone, have less than 0.1 % of the objective to gain, as planted and unrelated
+        networks have. Else, as with trained networks, it begins where five steps of Frank-Wolfe lead from a point
+        between the barycentre (95 %) and that start; but where a parameter has more than two groups on its axes or
+        `max_cache_bytes` does not hold two matrices for every group, with ``"propagate"`` in any case.
     method : {"coordinate_descent", "frank_wolfe"}, default "coordinate_descent"
         ``"frank_wolfe"`` moves all groups at once through doubly stochastic matrices, each step towards the
         permutations the gradient favours (one assignment problem for every group), exactly as far as the objective
@@ -85,8 +89,8 @@ def weight_matching(
         too; the objective is then summed from the parameters after every sweep, and a sweep that lowers it is undone.
         For plain specs only.
     max_cache_bytes : int, default 2**30
-        Cost matrices are kept up to this sum. Beside it matching takes about twice the largest cost matrix, however
-        large the networks are, and what the matrix products take for themselves.
+        Cost matrices, and the parts of them that stay, are kept up to this sum. Beside it matching takes about twice
+        the largest cost matrix, however large the networks are, and what the matrix products take for themselves.
     progress : callable, optional
         ``progress(stage, done, total)``, after every group and every Frank-Wolfe step.
 
@@ -123,10 +127,10 @@ def weight_matching(
     ``method="frank_wolfe"``             0.22, 0.21    +0.36 %        +0.41 %        0.0031, 0.0090
     ===================================  ============  =============  =============  ================
 
-    So the start outward is the default because it is quickest and on average no worse: pair by pair it ends above the
-    paper's start about as often as below it (within 0.3 %). ``init="barycentre"`` ended above the paper's start in all
-    of 16 of these pairs, by 0.07 % or more (median 0.25 %), in 1.5 times the time of ``init="identity"``: take it where
-    the objective must not fall below that of the paper's algorithm. On planted permutations under noise the start
+    Pair by pair the start outward ends above the paper's about as often as below it (within 0.3 %). The default costs
+    more time than ``init="identity"`` on trained networks, and what it gains there over the paper's start, pair by pair
+    and beside every other start, is what ``bench/weight_matching.py --networks mlp512 --kinds trained --init
+    default,identity,propagate,barycentre`` prints. On planted permutations under noise the start
     outward finds many more of the units, and with little noise every one before the first sweep. Frank-Wolfe ended
     higher in all 30 pairs; take it where an objective a little higher is worth three times the time. Five starts gain
     less than it in more time.
