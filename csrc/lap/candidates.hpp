@@ -226,7 +226,7 @@ class Candidates {
     }
 
     void learn(const RowReader<Source>& reader) {
-        if (reader.spread() > 0.0 && reader.spread() < kForbidden) hint_ = reader.spread();
+        if (reader.hint().spread > 0.0 && reader.hint().spread < kForbidden) hint_ = reader.hint();
     }
 
     RowReader<Source>& scratch(int worker) {
@@ -247,7 +247,7 @@ class Candidates {
     std::unique_ptr<T[]> costs_;
     std::vector<std::unique_ptr<RowReader<Source>>> scratch_;
     std::int64_t row_scans_ = 0;
-    double hint_ = 0.0;  // from best to bound on the row read last: rows of one matrix are often alike
+    ListHint hint_;
 };
 
 }  // namespace rebasin_fast

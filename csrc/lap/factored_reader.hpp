@@ -66,19 +66,20 @@ class RowReader<FactoredRows<F>> {
     }
 
     // As for rows in memory.
-    double list(std::int64_t i, const Prices<double>& prices, std::int64_t room, double hint, bool check) {
+    double list(std::int64_t i, const Prices<double>& prices, std::int64_t room, const ListHint& hint,
+                bool check) {
         row_ = i;
         const double error = source_.error(i);
         quick_row_.row = quick_panel_.row(i);
         const double bound = quick_.list(i, quick_prices_, room, hint, check);
-        too_coarse_ = !(error <= kShare * quick_.spread());
+        too_coarse_ = !(error <= kShare * quick_.hint().spread);
         if (!too_coarse_) return lowered(bound, error);
         exact_row_.row = exact_panel_.row(i);
         return exact_.list(i, prices, room, hint, check);
     }
 
     std::int64_t found() const { return too_coarse_ ? exact_.found() : quick_.found(); }
-    double spread() const { return too_coarse_ ? exact_.spread() : quick_.spread(); }
+    const ListHint& hint() const { return too_coarse_ ? exact_.hint() : quick_.hint(); }
 
     // Writes what was found, filled up to `size` entries with column m.
     void copy(std::int32_t* columns, double* costs, std::int64_t size) {

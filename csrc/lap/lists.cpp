@@ -139,8 +139,9 @@ class ListSolver {
         }
         if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
         const double slack = read ? bidding_.typical_slack() : 0.0;
-        const std::size_t left =
-            bidding_.bid_all(state_.matching.free_rows(), 0.0, kReductionBids * state_.n()).size();
+        // From prices of zero bids settle nearly all, as there is little competition where tails are heavy.
+        const std::int64_t bids = start_ == Start::zero ? kFinalBids : kReductionBids;
+        const std::size_t left = bidding_.bid_all(state_.matching.free_rows(), 0.0, bids * state_.n()).size();
         if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
             scale(read ? slack : bidding_.typical_slack(), left);
             if (close_enough()) return Status::optimal;

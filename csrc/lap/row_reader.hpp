@@ -69,6 +69,13 @@ class Prices {
     bool rounded_ = false;
 };
 
+// What the list of one row tells of the next: rows of one matrix are often alike, in how far the bound lies
+// above the best, or else in the bound itself, as where heavy tails put the best anywhere.
+struct ListHint {
+    double spread = 0.0;
+    double bound = kForbidden;
+};
+
 // Reads rows for one thread.
 template <class Source>
 class RowReader {
@@ -93,10 +100,11 @@ class RowReader {
     // The row that will be listed after the next one, -1 if it is not known: it is read ahead.
     void announce(std::int64_t i) { next_ = i < 0 ? nullptr : rows_.row_in_memory(i); }
 
-    // Finds between `room` / 4 and `room` of row i's cheapest columns; returns a bound on all others. `hint`
-    // is about how far that lies above the best. `check` looks for invalid entries on the way. Room for one
-    // means the best and what is hardly to be told from it.
-    double list(std::int64_t i, const Prices<T>& prices, std::int64_t room, double hint, bool check) {
+    // Finds between `room` / 4 and `room` of row i's cheapest columns; returns a bound on all others. `check`
+    // looks for invalid entries on the way. Room for one means the best and what is hardly to be told from
+    // it.
+    double list(std::int64_t i, const Prices<T>& prices, std::int64_t room, const ListHint& hint,
+                bool check) {
         row_ = rows_.row(i);
         if (next_ == nullptr)
             next_ = rows_.row_in_memory(i);  // a row by itself is fetched ahead all the same
@@ -113,7 +121,7 @@ class RowReader {
     }
 
     std::int64_t found() const { return found_; }
-    double spread() const { return spread_; }
+    const ListHint& hint() const { return hint_; }  // for the next row
 
     // Writes what was found, filled up to `size` entries with column m.
     void copy(std::int32_t* columns, T* costs, std::int64_t size) const {
@@ -141,7 +149,7 @@ class RowReader {
     // False when rounding in F is too coarse for this row.
     template <class F>
     bool list_as(Scratch<F>& scratch, const simd::ListKernels<T, F>& kernels, const Prices<T>& prices,
-                 std::int64_t room, double hint, simd::Extremes* seen, double* bound) {
+                 std::int64_t room, const ListHint& hint, simd::Extremes* seen, double* bound) {
         constexpr std::int64_t spill = 4;  // columns collected before the list is cut, as a multiple of it
         const std::int64_t n = source_.cols;
         const std::int64_t group = depth_ * simd::kGroupLanes;
@@ -179,7 +187,7 @@ class RowReader {
         if constexpr (!std::is_same_v<F, double>)
             if (too_coarse()) return false;
         *bound = static_cast<double>(threshold);
-        spread_ = *bound - static_cast<double>(least);
+        hint_ = {*bound - static_cast<double>(least), *bound};
         if (threshold < static_cast<F>(kForbidden)) *bound -= error<F>(prices, threshold);
         // What integers are not below they are not below the next integer either, and prices stay integers
         // so.
@@ -197,7 +205,7 @@ class RowReader {
     // value that would be next.
     template <class F>
     F choose(Scratch<F>& scratch, const simd::ListKernels<T, F>& kernels, std::int64_t minima, F least,
-             std::int64_t room, double hint) {
+             std::int64_t room, const ListHint& hint) {
         constexpr F inf = static_cast<F>(kForbidden);
         const std::int64_t few = (room + 1) / 2, many = std::max<std::int64_t>(few, 7 * room / 8);
         const F* values = scratch.minima.data();
@@ -206,10 +214,13 @@ class RowReader {
         F low = least, high = inf;
         double below_low = 0.0, below_high = 0.0;
         const double aim = 0.5 * static_cast<double>(few + many);
-        double step = hint > 0.0 ? hint : std::max(1e-3 * std::abs(static_cast<double>(least)), 1e-30);
+        double step =
+            hint.spread > 0.0 ? hint.spread : std::max(1e-3 * std::abs(static_cast<double>(least)), 1e-30);
         for (int attempt = 0; attempt < 16; ++attempt) {
             F at;
-            if (high < inf) {
+            if (attempt == 1 && low < hint.bound && hint.bound < high) {
+                at = static_cast<F>(hint.bound);
+            } else if (high < inf) {
                 const double share = (aim - below_low) / (below_high - below_low);
                 at = static_cast<F>(low + (high - low) * std::clamp(share, 0.05, 0.95));
                 if (!(low < at && at < high)) break;
@@ -278,7 +289,7 @@ class RowReader {
     const T* next_ = nullptr;
     std::int64_t start_ = 0;
     std::int64_t found_ = 0;
-    double spread_ = 0.0;
+    ListHint hint_;
     simd::Extremes seen_{};
     Scratch<simd::Fast<T>> fast_;
     Scratch<double> exact_;
