@@ -42,7 +42,7 @@ constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kF
 
 // Where eps-scaling begins and ends, as parts of the typical slack. The share of rows that the row reduction
 // leaves free tells how much competition there is, and so how far prices have to fall.
-constexpr double kMuchCompetition = 0.25;
+constexpr double kMuchCompetition = 0.25, kLittleCompetition = 0.15;
 constexpr double kEpsOfMuch = 0.125, kEpsOfLittle = 0.025, kEpsLeast = 1e-5;
 constexpr double kEpsFall = 7.0;
 
@@ -105,14 +105,16 @@ class ListSolver {
             start_ = Start::given;
         else if (MongeStart<Source>(source_).find(&prices))
             start_ = Start::monge;
-        else if (!column_best.empty() && column_minima(source_, column_best, &prices))
-            start_ = Start::minima;
+        else if (!column_best.empty()) {
+            minima_decide_ = do_minima_decide(column_best);
+            if (column_minima(source_, column_best, minima_decide_, &prices)) start_ = Start::minima;
+        }
         if (start_ == Start::zero) return;
         for (std::int64_t j = 0; j < state_.m(); ++j) state_.prices.set(j, prices[j]);
     }
 
     Status solve(const std::vector<T>& column_best, simd::Extremes* seen, Stats* stats) {
-        const bool matched = start_ == Start::minima && minima_decide(column_best);
+        const bool matched = start_ == Start::minima && minima_decide_;
         if (matched) {
             match_minima(column_best);
             stats->row_scans += state_.n();
@@ -139,9 +141,10 @@ class ListSolver {
         }
         if (!matched) ties_ = bidding_.full_of_ties(kSeveral);
         const double slack = read ? bidding_.typical_slack() : 0.0;
-        // From prices of zero bids settle nearly all, as there is little competition where tails are heavy.
-        const std::int64_t bids = start_ == Start::zero ? kFinalBids : kReductionBids;
-        const std::size_t left = bidding_.bid_all(state_.matching.free_rows(), 0.0, bids * state_.n()).size();
+        std::size_t left = bid_exactly(kReductionBids);
+        // From prices of zero bids settle nearly all where there is little competition.
+        if (start_ == Start::zero && static_cast<double>(left) <= kLittleCompetition * state_.n())
+            left = bid_exactly(kFinalBids);
         if (state_.is_square() && options_.method != Method::jv && worth_scaling(left)) {
             scale(read ? slack : bidding_.typical_slack(), left);
             if (close_enough()) return Status::optimal;
@@ -150,11 +153,16 @@ class ListSolver {
         return finish(stats);
     }
 
+    // At most `bids` a row; returns how many rows are still free.
+    std::size_t bid_exactly(std::int64_t bids) {
+        return bidding_.bid_all(state_.matching.free_rows(), 0.0, bids * state_.n()).size();
+    }
+
     bool close_enough() const { return options_.max_gap > 0.0 && bidding_.gap() <= options_.max_gap; }
 
     // Gives the last free rows their columns, exactly: first by bids, then along paths.
     Status finish(Stats* stats) {
-        bidding_.bid_all(state_.matching.free_rows(), 0.0, kFinalBids * state_.n());
+        bid_exactly(kFinalBids);
         if (state_.stopped) return Status::interrupted;
         return find_paths(stats);
     }
@@ -187,7 +195,7 @@ class ListSolver {
 
     // Whether nearly every row of a sample holds a column minimum, as where a permutation is planted, or
     // where there are few distinct costs: then most rows can be matched without making a list.
-    bool minima_decide(const std::vector<T>& column_best) {
+    bool do_minima_decide(const std::vector<T>& column_best) {
         if constexpr (!Source::kInMemory) return false;  // and its column minima are of a sample of rows only
         constexpr std::int64_t samples = 64;
         const std::vector<std::int32_t> all_free(column_best.size(), -1);
@@ -248,8 +256,8 @@ class ListSolver {
     // eps-scaled bidding, from scratch in every phase but for the prices. `slack` is the typical one within a
     // list, `left` the rows that the row reduction has left free.
     void scale(double slack, std::size_t left) {
-        const bool much = static_cast<double>(left) > kMuchCompetition * state_.n();
         const double least = slack * kEpsLeast;
+        const bool much = static_cast<double>(left) > kMuchCompetition * state_.n();
         double eps = slack * (much ? kEpsOfMuch : kEpsOfLittle);
         if (std::is_integral_v<T> && eps > 0.0) eps = std::max(1.0, whole(eps));
         for (bool first = true; eps > least && !state_.stopped; first = false) {
@@ -294,6 +302,7 @@ class ListSolver {
     Start start_ = Start::zero;
     bool hopeless_ = false;
     bool ties_ = false;  // most rows have a choice of equally good columns
+    bool minima_decide_ = false;
 };
 
 }  // namespace

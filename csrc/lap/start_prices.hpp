@@ -124,19 +124,24 @@ class MongeStart {
     std::vector<std::int32_t> rows_, cols_;
 };
 
-// Every column as cheap as its cheapest row; a column that is forbidden throughout gets price 0. With heavy
-// tails the column minima are outliers that say nothing about the columns: false then, for prices of 0 are
-// far better.
+// Every column as cheap as its cheapest row; a column that is forbidden throughout gets price 0. False where
+// prices of 0 are far better, for the minima are outliers that say nothing about the columns: they are spread
+// out, and the costs no less once they are taken off. `known` to matter are those that nearly every row holds
+// one of, as where a permutation is planted: unless tails are heavy.
 template <class Source>
-bool column_minima(const Source& source, const std::vector<typename Source::Element>& column_best,
+bool column_minima(const Source& source, const std::vector<typename Source::Element>& column_best, bool known,
                    std::vector<double>* prices) {
     const std::int64_t m = source.cols;
-    std::vector<double> sample(static_cast<std::size_t>(m));
+    std::vector<double> sample(static_cast<std::size_t>(m)), reduced(static_cast<std::size_t>(m));
     prices->resize(static_cast<std::size_t>(m));
     for (std::int64_t j = 0; j < m; ++j) {
         const double c = source.sign * static_cast<double>(column_best[static_cast<std::size_t>(j)]);
         (*prices)[j] = c < kForbidden ? c : 0.0;
-        sample[j] = source.at(j, j * 7919 % m);
+    }
+    for (std::int64_t i = 0; i < m; ++i) {
+        const std::int64_t j = i * 7919 % m;
+        sample[i] = source.at(i, j);
+        reduced[i] = sample[i] - (*prices)[j];
     }
     // The distance between the quartiles.
     const auto spread = [](std::vector<double> values) {
@@ -147,8 +152,10 @@ bool column_minima(const Source& source, const std::vector<typename Source::Elem
         std::nth_element(values.begin(), high, values.end());
         return *high - first;
     };
-    constexpr double outlying = 2.0;
-    return !(spread(*prices) > outlying * spread(std::move(sample)));
+    constexpr double outlying = 2.0, apart = 0.2;
+    const double of_minima = spread(*prices), of_costs = spread(std::move(sample));
+    if (of_minima > outlying * of_costs) return false;
+    return known || !(of_minima > apart * of_costs && spread(std::move(reduced)) > of_costs);
 }
 
 // The caller's duals, brought to this problem's sign, and whole numbers for integers. `of_rows`: they belong
