@@ -101,7 +101,8 @@ class ListSolver {
 
     void start(const std::vector<T>& column_best, bool turned) {
         std::vector<double> prices;
-        if (options_.col_duals != nullptr && given_prices(source_, options_.col_duals, turned, &prices))
+        if (options_.col_duals != nullptr && !tail_is_heavy(source_) &&
+            given_prices(source_, options_.col_duals, turned, &prices))
             start_ = Start::given;
         else if (MongeStart<Source>(source_).find(&prices))
             start_ = Start::monge;

@@ -127,8 +127,10 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
     const bool by_lists = stats.method == Method::jv || stats.method == Method::auction;
     Crew crew(options.threads);
     Survey<Widened<T>> found;
-    const bool surveyed = !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr);
-    if (surveyed) found = survey(DenseRows<T>(cost, sign), options.maximize, &crew);
+    const DenseRows<T> rows(cost, sign);
+    const bool surveyed =
+        !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr && !tail_is_heavy(rows));
+    if (surveyed) found = survey(rows, options.maximize, &crew);
     for (double guard = 1.0;;) {
         if (found.seen.invalid) return with_status(Status::invalid_entry);
         if (std::is_same_v<T, double>) guard = overflow_guard(found.seen, cost.rows);
