@@ -265,7 +265,7 @@ def test_more_starts_are_never_worse_and_the_first_is_the_one():
     again = weight_matching(spec, a, b, seed=3, n_starts=6)
     assert many.objective[-1] >= one.objective[-1]
     assert same(many.permutation, again.permutation)
-    assert many.stats.solves > 3 * one.stats.solves
+    assert many.stats.confirmations > 3 * one.stats.confirmations  # every descent confirms its end
     gains = []
     for pair in range(4):
         spec, a, b = mlp_pair((9, 31, 33, 29, 4), pair)
