@@ -208,6 +208,19 @@ def test_bad_entries_anywhere_are_found(n, bad, dtype):
             linear_sum_assignment(-cost, maximize=True)
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_bad_entries_are_found_where_no_pass_over_all_comes_first(bad):
+    """Heavy tails go without one, and an order of rows and columns is looked for before the rows are read."""
+    n = 700
+    x = np.exp(2 * np.random.default_rng(0).standard_normal((2, n)))
+    for i in range(0, n, 20):
+        for j in (0, n // 3):
+            cost = -np.outer(*x)
+            cost[i, j] = bad
+            with pytest.raises(ValueError, match="matrix contains invalid numeric entries"):
+                linear_sum_assignment(cost)
+
+
 @pytest.mark.parametrize("n", [60, 100])
 def test_large_infeasible_matrix(n):
     cost = np.random.default_rng(0).random((n, n))

@@ -95,9 +95,9 @@ py::dict stats_of(const SolveOutcome& outcome) {
     return stats;
 }
 
-py::dict solve_one(const py::tuple& costs, bool maximize, Address col_duals, const Places& answer, int device,
-                   Address stream) {
-    const DeviceMatrix matrix = matrix_of(given_of(costs), 0);
+// Calls `solve` without the GIL, that device being the current one.
+template <class Solve>
+py::dict solve_there(bool maximize, Address col_duals, int device, Solve solve) {
     rebasin_fast::PythonSignals signals;
     SolveOptions options;
     options.maximize = maximize;
@@ -107,9 +107,17 @@ py::dict solve_one(const py::tuple& costs, bool maximize, Address col_duals, con
     {
         const py::gil_scoped_release release;
         const DeviceScope scope(device);
-        outcome = solve(matrix, answer_at(answer), options, pointer<CUstream_st>(stream));
+        outcome = solve(options);
     }
     return stats_of(outcome);
+}
+
+py::dict solve_one(const py::tuple& costs, bool maximize, Address col_duals, const Places& answer, int device,
+                   Address stream) {
+    const DeviceMatrix matrix = matrix_of(given_of(costs), 0);
+    return solve_there(maximize, col_duals, device, [&](const SolveOptions& options) {
+        return solve(matrix, answer_at(answer), options, pointer<CUstream_st>(stream));
+    });
 }
 
 bool is_wide(const std::string& dtype) {
@@ -131,18 +139,9 @@ py::dict solve_factors(const py::tuple& a, const py::tuple& b, bool maximize, Ad
                           is_wide(left.dtype),
                           static_cast<int>(left.shape.at(0)),
                           static_cast<int>(right.shape.at(0))};
-    rebasin_fast::PythonSignals signals;
-    SolveOptions options;
-    options.maximize = maximize;
-    options.col_duals = pointer<const double>(col_duals);
-    options.interrupt = &signals;
-    SolveOutcome outcome;
-    {
-        const py::gil_scoped_release release;
-        const DeviceScope scope(device);
-        outcome = solve_factored(factors, answer_at(answer), options, {}, pointer<CUstream_st>(stream));
-    }
-    return stats_of(outcome);
+    return solve_there(maximize, col_duals, device, [&](const SolveOptions& options) {
+        return solve_factored(factors, answer_at(answer), options, {}, pointer<CUstream_st>(stream));
+    });
 }
 
 // Of a contiguous array; infinity or NaN where it holds one.

@@ -10,6 +10,7 @@
 #include "cuda/passes.cuh"
 #include "cuda/solver.hpp"
 #include "cuda/start_prices.hpp"
+#include "lap/price_checks.hpp"
 
 namespace rebasin_fast::cuda {
 

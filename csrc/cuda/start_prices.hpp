@@ -1,5 +1,6 @@
-// Prices and matchings to begin with, as the CPU's engine chooses them (lap/start_prices.hpp and
-// lap/tight_matching.hpp), for costs of which the host sees but a few cells. Compiled by the host's compiler.
+// Prices and matchings to begin with, as the CPU's engine chooses them (lap/monge.hpp, lap/price_checks.hpp
+// and lap/tight_matching.hpp), for costs of which the host sees but a few cells. Compiled by the host's
+// compiler.
 #pragma once
 
 #include <cstdint>
@@ -25,10 +26,6 @@ std::vector<double> scattered_cells(int n, int m, const Cells& cells);
 // Whether column minima spread so much wider than the costs themselves that they are outliers, which say
 // nothing about their columns: with heavy tails prices of 0 are far better. Infinite ones are made 0.
 bool are_outlying(std::vector<double>* minima, std::vector<double> sample);
-
-// Brings duals to a problem's sign, whole for integers, around 0. False when they are so far apart, beside
-// the costs in `sample`, that rounding would swallow the costs.
-bool centre_duals(double sign, bool whole, const std::vector<double>& sample, std::vector<double>* duals);
 
 // The matching that duals leave behind. Bit k of tight[i]: row i's least reduced cost is that of column
 // columns[i * listed + k]. Returns the column of every row, -1 for none, and how many have one.

@@ -25,6 +25,7 @@
 #include "lap/factored_reader.hpp"
 #include "lap/forest.hpp"
 #include "lap/list_state.hpp"
+#include "lap/monge.hpp"
 #include "lap/oriented.hpp"
 #include "lap/start_prices.hpp"
 #include "lap/survey.hpp"
@@ -97,25 +98,26 @@ class ListSolver {
     }
 
   private:
-    enum class Start { zero, given, monge, minima };
+    enum class Start { zero, given, monge, minima, deciding_minima };
 
     void start(const std::vector<T>& column_best, bool turned) {
         std::vector<double> prices;
         if (options_.col_duals != nullptr && !tail_is_heavy(source_) &&
             given_prices(source_, options_.col_duals, turned, &prices))
             start_ = Start::given;
-        else if (MongeStart<Source>(source_).find(&prices))
+        else if (MongeStart(source_.rows, std::is_integral_v<T>, SourceCells<Source>{source_}).find(&prices))
             start_ = Start::monge;
         else if (!column_best.empty()) {
-            minima_decide_ = do_minima_decide(column_best);
-            if (column_minima(source_, column_best, minima_decide_, &prices)) start_ = Start::minima;
+            const bool decide = minima_decide(column_best);
+            if (column_minima(source_, column_best, decide, &prices))
+                start_ = decide ? Start::deciding_minima : Start::minima;
         }
         if (start_ == Start::zero) return;
         for (std::int64_t j = 0; j < state_.m(); ++j) state_.prices.set(j, prices[j]);
     }
 
     Status solve(const std::vector<T>& column_best, simd::Extremes* seen, Stats* stats) {
-        const bool matched = start_ == Start::minima && minima_decide_;
+        const bool matched = start_ == Start::deciding_minima;
         if (matched) {
             match_minima(column_best);
             stats->row_scans += state_.n();
@@ -196,7 +198,7 @@ class ListSolver {
 
     // Whether nearly every row of a sample holds a column minimum, as where a permutation is planted, or
     // where there are few distinct costs: then most rows can be matched without making a list.
-    bool do_minima_decide(const std::vector<T>& column_best) {
+    bool minima_decide(const std::vector<T>& column_best) {
         if constexpr (!Source::kInMemory) return false;  // and its column minima are of a sample of rows only
         constexpr std::int64_t samples = 64;
         const std::vector<std::int32_t> all_free(column_best.size(), -1);
@@ -303,7 +305,6 @@ class ListSolver {
     Start start_ = Start::zero;
     bool hopeless_ = false;
     bool ties_ = false;  // most rows have a choice of equally good columns
-    bool minima_decide_ = false;
 };
 
 }  // namespace

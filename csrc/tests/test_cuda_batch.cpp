@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/batch.cuh"
+#include "tests/cuda_emulation/exhaust.hpp"
 #include "tests/cuda_emulation/families.hpp"
 
 namespace rebasin_fast::cuda {
@@ -164,19 +165,7 @@ TEST_CASE(out_of_memory, "no memory at any step: an error, and nothing is kept")
     Batch batch;
     batch.add(families()[0], Element::f32, 12, 12, Layout::rows);
     batch.add(families()[0], Element::f64, 12, 12, Layout::rows);
-    int steps = 0;
-    for (;; ++steps) {
-        emulation::settings().allocations_left = steps;
-        bool refused = false;
-        try {
-            batch.solve(false);
-        } catch (const Error& error) {
-            refused = error.out_of_memory;
-        }
-        CHECK(emulation::live_allocations() == 0);
-        if (!refused) break;
-    }
-    emulation::settings().allocations_left = -1;
+    const int steps = allocations_refused([&] { batch.solve(false); });
     CHECK(steps == 3);
 }
 

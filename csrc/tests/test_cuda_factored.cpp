@@ -6,6 +6,7 @@
 
 #include "cuda/factored_solver.cuh"
 #include "lap/factored.hpp"
+#include "tests/cuda_emulation/exhaust.hpp"
 #include "tests/cuda_emulation/families.hpp"
 
 namespace rebasin_fast::cuda {
@@ -208,20 +209,10 @@ TEST_CASE(warm, "a start from its own prices needs hardly a bid") {
 TEST_CASE(out_of_memory, "no memory at any step: an error, and nothing is kept") {
     Random random(9);
     const Given<double> g = normal<double>(random, 20, 20, 2);
-    int steps = 0;
-    for (;; ++steps) {
-        emulation::settings().allocations_left = steps;
-        bool refused = false;
-        try {
-            Room room(g.rows, g.cols);
-            solve_factored_on(g.view(), room.view(), {}, kPanels, nullptr);
-        } catch (const Error& error) {
-            refused = error.out_of_memory;
-        }
-        CHECK(emulation::live_allocations() == 0);
-        if (!refused) break;
-    }
-    emulation::settings().allocations_left = -1;
+    const int steps = allocations_refused([&] {
+        Room room(g.rows, g.cols);
+        solve_factored_on(g.view(), room.view(), {}, kPanels, nullptr);
+    });
     CHECK(steps > 10);
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/solver.cuh"
+#include "tests/cuda_emulation/exhaust.hpp"
 #include "tests/cuda_emulation/families.hpp"
 
 namespace rebasin_fast::cuda {
@@ -205,20 +206,10 @@ TEST_CASE(stops, "an interrupt ends it wherever it comes, and nothing is kept") 
 TEST_CASE(out_of_memory, "no memory at any step: an error, and nothing is kept") {
     Random random(12);
     const Stored s = stored(families()[0].make(random, 16, 16), Element::f16, 16, 16, Layout::rows);
-    int steps = 0;
-    for (;; ++steps) {
-        emulation::settings().allocations_left = steps;
-        bool refused = false;
-        try {
-            Room room(16, 16);
-            solve_here(s, &room, {});
-        } catch (const Error& error) {
-            refused = error.out_of_memory;
-        }
-        CHECK(emulation::live_allocations() == 0);
-        if (!refused) break;
-    }
-    emulation::settings().allocations_left = -1;
+    const int steps = allocations_refused([&] {
+        Room room(16, 16);
+        solve_here(s, &room, {});
+    });
     CHECK(steps > 10);
 }
 

@@ -102,26 +102,18 @@ SmallOutcome check_entries(const SmallProblem& problem, const SmallWork& work) {
 template <class T>
 constexpr bool kToBeChecked = static_cast<T>(0.5) != 0 || sizeof(T) == 8;
 
-class ScipySolver {
-  public:
-    ScipySolver(const SmallProblem& problem, SmallWork* work)
+// A matching under construction, and the state of a search for its next path: what both solvers need. Inlined
+// into both, for on four rows a call would be felt.
+class SmallSolver {
+  protected:
+    explicit SmallSolver(const SmallProblem& problem, SmallWork* work)
         : w_(*work), rows_(problem.rows), cols_(problem.cols), width_(work->stride) {}
 
-    SmallOutcome solve() {
-        start();
-        for (; w_.augmentations < rows_; ++w_.augmentations)
-            if (!augment(w_.augmentations)) return SmallOutcome::infeasible;
-        return SmallOutcome::optimal;
-    }
-
-  private:
-    void start() {
+    // `words` of the set of free columns are made; how many is better known beforehand.
+    __attribute__((always_inline)) void clear_matching(std::int64_t words) {
         w_.row_scans = w_.augmentations = 0;
         for (std::int64_t i = 0; i < rows_; ++i) w_.col_of_row[i] = -1;
-        for (std::int64_t j = 0; j < cols_; ++j)
-            w_.position[j] = w_.remaining[j] = static_cast<std::uint8_t>(cols_ - 1 - j);
-        for (std::int64_t j = 0; j < width_; j += L) store(w_.v + j, D{});
-        for (std::int64_t k = 0; k < kWords; ++k) {
+        for (std::int64_t k = 0; k < words; ++k) {
             const std::int64_t here = cols_ - k * kWord;
             w_.free_columns[k] = here >= kWord ? ~std::uint64_t{0}
                                  : here <= 0   ? 0
@@ -139,6 +131,59 @@ class ScipySolver {
         w_.row_of_col[column] = row;
     }
 
+    // Marks a column scanned. A whole vector is written, by an addition rather than under
+    // a mask: a vector load soon after a store of anything less would wait for it.
+    __attribute__((always_inline)) void close(std::int64_t column, double length) {
+        static constexpr InOneLane nan(__builtin_nan(""));
+        w_.scanned[count_] = column;
+        w_.length[count_++] = length;
+        const std::int64_t lane = column % L;
+        double* key = w_.key + (column - lane);
+        store(key, load<D>(key) + nan(lane));
+    }
+
+    struct Nearest {
+        std::int64_t column;
+        bool is_free;
+    };
+
+    static bool several(std::uint64_t set) { return (set & (set - 1)) != 0; }
+
+    // Gives the columns on the path from `row` to `sink` to the rows before them.
+    template <class Assign>
+    __attribute__((always_inline)) void flip(std::int64_t row, std::int64_t sink, Assign assign_one) {
+        for (std::int64_t j = sink, i = -1; i != row;) {
+            i = count_ == 0 ? row : w_.pred[j];
+            const std::int64_t next = w_.col_of_row[i];
+            assign_one(i, j);
+            j = next;
+        }
+    }
+
+    SmallWork& w_;
+    const std::int64_t rows_, cols_, width_;
+    std::int64_t count_ = 0;  // columns scanned by the current search
+};
+
+class ScipySolver : SmallSolver {
+  public:
+    ScipySolver(const SmallProblem& problem, SmallWork* work) : SmallSolver(problem, work) {}
+
+    SmallOutcome solve() {
+        start();
+        for (; w_.augmentations < rows_; ++w_.augmentations)
+            if (!augment(w_.augmentations)) return SmallOutcome::infeasible;
+        return SmallOutcome::optimal;
+    }
+
+  private:
+    void start() {
+        clear_matching(kWords);
+        for (std::int64_t j = 0; j < cols_; ++j)
+            w_.position[j] = w_.remaining[j] = static_cast<std::uint8_t>(cols_ - 1 - j);
+        for (std::int64_t j = 0; j < width_; j += L) store(w_.v + j, D{});
+    }
+
     // Gives `row` a column; false when no path reaches a free one.
     bool augment(std::int64_t row) {
         count_ = 0;
@@ -150,7 +195,7 @@ class ScipySolver {
             const Nearest nearest = find(least);
             if (nearest.is_free) {
                 update_duals(row, least[0]);
-                flip(row, nearest.column);
+                flip(row, nearest.column, [&](std::int64_t i, std::int64_t j) { assign(i, j); });
                 return true;
             }
             if (count_ == 0)
@@ -191,22 +236,6 @@ class ScipySolver {
         return smallest_everywhere(best);
     }
 
-    // Marks a column scanned. A whole vector is written, by an addition rather than under
-    // a mask: a vector load soon after a store of anything less would wait for it.
-    void close(std::int64_t column, double length) {
-        static constexpr InOneLane nan(__builtin_nan(""));
-        w_.scanned[count_] = column;
-        w_.length[count_++] = length;
-        const std::int64_t lane = column % L;
-        double* key = w_.key + (column - lane);
-        store(key, load<D>(key) + nan(lane));
-    }
-
-    struct Nearest {
-        std::int64_t column;
-        bool is_free;
-    };
-
     // One bit per column whose path has that length, of the columns from `first` on, at most a word of them.
     std::uint64_t columns_at(D length, std::int64_t first) const {
         std::uint64_t hits = 0;
@@ -215,8 +244,6 @@ class ScipySolver {
             hits |= static_cast<std::uint64_t>(bits_where_equal(load<D>(w_.key + j), length)) << (j - first);
         return hits;
     }
-
-    static bool several(std::uint64_t set) { return (set & (set - 1)) != 0; }
 
     // A free column if there is one. In the common case there is one column, and no set is made.
     Nearest find(D least) {
@@ -288,18 +315,6 @@ class ScipySolver {
         }
     }
 
-    void flip(std::int64_t row, std::int64_t sink) {
-        for (std::int64_t j = sink, i = -1; i != row;) {
-            i = count_ == 0 ? row : w_.pred[j];
-            const std::int64_t next = w_.col_of_row[i];
-            assign(i, j);
-            j = next;
-        }
-    }
-
-    SmallWork& w_;
-    const std::int64_t rows_, cols_, width_;
-    std::int64_t count_ = 0;   // columns scanned by the current search
     std::int64_t listed_ = 0;  // those of them taken out of `remaining` so far
 };
 

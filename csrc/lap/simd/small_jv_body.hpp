@@ -60,10 +60,10 @@ struct LaneTwoLeast {
     }
 };
 
-class JonkerVolgenant {
+class JonkerVolgenant : SmallSolver {
   public:
     JonkerVolgenant(const SmallProblem& problem, SmallWork* work)
-        : problem_(problem), w_(*work), rows_(problem.rows), cols_(problem.cols), width_(work->stride) {}
+        : SmallSolver(problem, work), problem_(problem) {}
 
     template <class T>
     SmallOutcome solve() {
@@ -88,12 +88,7 @@ class JonkerVolgenant {
     bool is_square() const { return rows_ == cols_; }
 
     void start() {
-        w_.row_scans = w_.augmentations = 0;
-        for (std::int64_t i = 0; i < rows_; ++i) w_.col_of_row[i] = -1;
-        for (std::int64_t k = 0; k * kWord < width_; ++k) {
-            const std::int64_t here = cols_ - k * kWord;
-            w_.free_columns[k] = here >= kWord ? ~std::uint64_t{0} : (std::uint64_t{1} << here) - 1;
-        }
+        clear_matching((width_ + kWord - 1) / kWord);
         for (std::int64_t j = 0; j < width_; j += L) {
             store(w_.v + j, splat(kInf));
             store(w_.pred + j, I64{});
@@ -148,14 +143,8 @@ class JonkerVolgenant {
         return largest < kInf && largest <= problem_.limit;
     }
 
-    bool is_free(std::int64_t column) const {
-        return w_.free_columns[column / kWord] >> (column % kWord) & 1;
-    }
-
     void assign(std::int64_t row, std::int64_t column) {
-        w_.free_columns[column / kWord] &= ~(std::uint64_t{1} << (column % kWord));
-        w_.col_of_row[row] = column;
-        w_.row_of_col[column] = row;
+        SmallSolver::assign(row, column);
         w_.matched_cost[column] = w_.cost[row * width_ + column];
     }
 
@@ -297,7 +286,7 @@ class JonkerVolgenant {
             const Nearest nearest = find(least);
             if (nearest.is_free) {
                 for (std::int64_t k = 0; k < count_; ++k) w_.v[w_.scanned[k]] += w_.length[k] - least[0];
-                flip(row, nearest.column);
+                flip(row, nearest.column, [&](std::int64_t i, std::int64_t j) { assign(i, j); });
                 return true;
             }
             if (count_ == 0)
@@ -360,21 +349,6 @@ class JonkerVolgenant {
         });
     }
 
-    // Marks a column scanned, by writing a whole vector: see ScipySolver.
-    void close(std::int64_t column, double length) {
-        static constexpr InOneLane nan(__builtin_nan(""));
-        w_.scanned[count_] = column;
-        w_.length[count_++] = length;
-        const std::int64_t lane = column % L;
-        double* key = w_.key + (column - lane);
-        store(key, load<D>(key) + nan(lane));
-    }
-
-    struct Nearest {
-        std::int64_t column;
-        bool is_free;
-    };
-
     // A column at that length, a free one if there is. In the common case there is one column, and it is not.
     Nearest find(D least) {
         if (width_ <= 2 * kWord) return find_in_two_blocks(least);
@@ -396,8 +370,6 @@ class JonkerVolgenant {
         const std::int64_t column = low != 0 ? __builtin_ctzll(low) : kWord + __builtin_ctzll(high);
         return {column, is_free(column)};
     }
-
-    static bool several(std::uint64_t set) { return (set & (set - 1)) != 0; }
 
     // The lowest free column, else the first from a place on that is another one each time: searches that
     // went on from the lowest would pass through the same rows over and over (see dense.cpp).
@@ -432,20 +404,8 @@ class JonkerVolgenant {
         return hits;
     }
 
-    void flip(std::int64_t row, std::int64_t sink) {
-        for (std::int64_t j = sink, i = -1; i != row;) {
-            i = count_ == 0 ? row : w_.pred[j];
-            const std::int64_t next = w_.col_of_row[i];
-            assign(i, j);
-            j = next;
-        }
-    }
-
     const SmallProblem& problem_;
-    SmallWork& w_;
-    const std::int64_t rows_, cols_, width_;
     I64 largest_{};
-    std::int64_t count_ = 0;  // columns scanned by the current search
     std::uint32_t somewhere_ = 0;
 };
 
