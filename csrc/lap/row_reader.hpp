@@ -178,9 +178,9 @@ class RowReader {
             next = kernels.collect_below(row_, sign, v, n, depth_, scratch.minima.data(), threshold, next,
                                          static_cast<std::int64_t>(capacity), next_row, columns_.data(),
                                          scratch.values.data(), &found_);
-            if (next * group >= n && found_ <= room) break;
+            if (next >= minima && found_ <= room) break;
             if (found_ > room) threshold = cut(scratch.values.data(), room);
-            if (next * group >= n) break;
+            if (next >= minima) break;
         }
         if (4 * found_ < room && threshold < static_cast<F>(kForbidden))
             fill_with_equals(kernels, v, sign, threshold, room);

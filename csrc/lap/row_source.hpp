@@ -45,7 +45,7 @@ class DenseRows {
     }
 
     // The same for rows that are no neighbours.
-    std::int64_t scattered_together() const { return 1; }
+    std::int64_t scattered_together() const { return 4; }
 
     class Reader {
       public:

@@ -53,10 +53,10 @@ struct ListKernels {
     std::int64_t (*count_below)(const F* values, std::int64_t n, F threshold);
     F (*least_of)(const F* values, std::int64_t n);
 
-    // Appends column and value of everything below the threshold, from `group` on, as long as a whole group
-    // more would fit into `capacity`; returns the group to go on with. `next` as above.
+    // Appends column and value of everything below the threshold among what the minima from `from` on are of,
+    // as long as what one more is of would fit into `capacity`; returns the minimum to go on with.
     std::int64_t (*collect_below)(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth,
-                                  const F* minima, F threshold, std::int64_t group, std::int64_t capacity,
+                                  const F* minima, F threshold, std::int64_t from, std::int64_t capacity,
                                   const T* next, std::int32_t* columns, F* values, std::int64_t* count);
 
     // The first columns in [from, to) whose value is `value`, at most `capacity`; returns how many.

@@ -218,33 +218,52 @@ struct Magnitude<double> {
 
 // column_best_as() for whole vectors of finite elements, at the speed of memory. False, and nothing said of
 // their extremes, if there are others among them.
-template <bool Maximize, class T>
-bool column_best_finite(const T* first, std::int64_t stride, std::int64_t rows, T* best, std::int64_t n,
-                        Extremes* seen) {
-    constexpr std::int64_t ahead = 512;  // bytes
-    constexpr std::int64_t lanes = Wide<T>::lanes;
-    constexpr auto infinite = Magnitude<T>::infinite;
+// What column_best_finite() keeps of the entries it has seen: vector by vector the largest magnitude.
+template <class T>
+using Magnitudes = typename Wide<typename Magnitude<T>::Bits>::type;
+
+// `Rows` rows at once, in vectors.
+template <bool Maximize, int Rows, class T>
+void column_best_together(const T* first, std::int64_t stride, T* best, std::int64_t n,
+                          Magnitudes<T>* largest) {
+    constexpr std::int64_t ahead = 2048;  // bytes
     using Bits = typename Magnitude<T>::Bits;
     using V = typename Wide<T>::type;
-    using M = typename Wide<Bits>::type;
-    M largest{};
-    for (std::int64_t j = 0; j < n; j += lanes) {
+    Magnitudes<T> most = *largest;
+    for (std::int64_t j = 0; j < n; j += Wide<T>::lanes) {
         V low = load<V>(best + j);
-        const T* p = first + j;
-        for (std::int64_t r = 0; r < rows; ++r, p += stride) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const T* p = first + r * stride + j;
             __builtin_prefetch(reinterpret_cast<const char*>(p) + ahead);
             const V c = load<V>(p);
             low = Maximize ? (c > low ? c : low) : (c < low ? c : low);
-            if constexpr (infinite != 0) {
-                const M magnitude = load<M>(&c) & static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
-                largest = magnitude > largest ? magnitude : largest;
+            if constexpr (Magnitude<T>::infinite != 0) {
+                const Magnitudes<T> magnitude =
+                    load<Magnitudes<T>>(&c) & static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
+                most = magnitude > most ? magnitude : most;
             }
         }
         store(best + j, low);
     }
+    *largest = most;
+}
+
+// column_best_as() for whole vectors of finite elements, at the speed of memory. False, and nothing said of
+// their extremes, if there are others among them.
+template <bool Maximize, class T>
+bool column_best_finite(const T* first, std::int64_t stride, std::int64_t rows, T* best, std::int64_t n,
+                        Extremes* seen) {
+    constexpr int together = 4;
+    constexpr auto infinite = Magnitude<T>::infinite;
+    Magnitudes<T> largest{};
+    std::int64_t r = 0;
+    for (; r + together <= rows; r += together)
+        column_best_together<Maximize, together>(first + r * stride, stride, best, n, &largest);
+    for (; r < rows; ++r) column_best_together<Maximize, 1>(first + r * stride, stride, best, n, &largest);
     if constexpr (infinite != 0) {
-        Bits most = 0;
-        for (std::int64_t l = 0; l < lanes; ++l) most = largest[l] > most ? largest[l] : most;
+        typename Magnitude<T>::Bits most = 0;
+        for (std::int64_t l = 0; l < Wide<T>::lanes; ++l) most = largest[l] > most ? largest[l] : most;
         if (most >= infinite) return false;
         T magnitude;
         __builtin_memcpy(&magnitude, &most, sizeof(T));

@@ -63,7 +63,7 @@ inline unsigned bits(FloatMask mask) {
 
 // Rows longer than a page are not foreseen by the processor across its pages' ends, nor from one row to the
 // next: they are fetched so far ahead, the last stretch of this row fetching the first of the next.
-constexpr std::int64_t kBytesAhead = 8192;
+constexpr std::int64_t kBytesAhead = 4096;
 
 template <class T>
 inline void fetch_ahead(const T* row, std::int64_t n, const T* next, std::int64_t begin, std::int64_t end) {
@@ -144,37 +144,59 @@ F least_of(const F* values, std::int64_t n) {
     return best;
 }
 
+// While minima `begin` to begin + 63 of `all` are looked at, memory has nothing to do but to fetch more of the
+// next row: in all so many bytes, from where fetch_ahead() has left off.
+constexpr std::int64_t kBytesBetween = 16384;
+
+template <class T>
+inline void fetch_stretch(const T* next, std::int64_t n, std::int64_t begin, std::int64_t all) {
+    constexpr auto size = static_cast<std::int64_t>(sizeof(T)), line = 64 / size;
+    const auto place = [&](std::int64_t k) { return (kBytesAhead + k * kBytesBetween / all) / size; };
+    const std::int64_t end = place(begin + 64) < n ? place(begin + 64) : n;
+    for (std::int64_t j = place(begin); j < end; j += line) __builtin_prefetch(next + j);
+}
+
+// One bit for each of the next 64 minima, or as many as there are, that is below the threshold.
+template <class F>
+inline std::uint64_t lanes_below(const F* minima, std::int64_t count, F threshold) {
+    constexpr std::int64_t lanes = Group<F>::lanes;
+    using V = typename Group<F>::V;
+    std::uint64_t below = 0;
+    for (std::int64_t k = 0; k < 64 && k < count; k += lanes)
+        below |= static_cast<std::uint64_t>(bits(load<V>(minima + k) < threshold)) << k;
+    return below;
+}
+
+// The few columns that a minimum is of are looked at one by one, without a branch on any of them: which of
+// them are below the threshold cannot be foreseen, and a branch gone wrong costs as much as all of them.
 template <class T, class F>
 std::int64_t collect_below(const T* row, F sign, const F* v, std::int64_t n, std::int64_t depth,
-                           const F* minima, F threshold, std::int64_t group, std::int64_t capacity,
+                           const F* minima, F threshold, std::int64_t from, std::int64_t capacity,
                            const T* next, std::int32_t* columns, F* values, std::int64_t* count) {
-    using V = typename Group<F>::V;
-    constexpr std::int64_t lanes = Group<F>::lanes, parts = Group<F>::parts;
-    constexpr std::int64_t word = 64, line = 64 / static_cast<std::int64_t>(sizeof(T));
-    const ReducedReader<T, F> reduced{row, sign, v, n};
-    const std::int64_t groups = (n + depth * W - 1) / (depth * W);
+    const std::int64_t all = (n + depth * W - 1) / (depth * W) * W;
     std::int64_t found = *count;
-    for (; group < groups && found + depth * W <= capacity; ++group) {
-        const std::int64_t begin = group * depth * W, end = begin + depth * W < n ? begin + depth * W : n;
-        if (next != nullptr && begin * static_cast<std::int64_t>(sizeof(T)) >= kBytesAhead)
-            for (std::int64_t j = begin; j < end; j += line) __builtin_prefetch(next + j, 0, 2);
-        unsigned hit = 0;
-        for (std::int64_t p = 0; p < parts; ++p)
-            hit |= bits(load<V>(minima + group * W + p * lanes) < threshold);
-        if (hit == 0) continue;
-        for (std::int64_t first = begin; first < end; first += word) {
-            std::uint64_t left = 0;
-            for (std::int64_t j = first; j < end && j < first + word; j += lanes)
-                left |= static_cast<std::uint64_t>(bits(reduced(j) < threshold)) << (j - first);
-            for (; left != 0; left &= left - 1) {
-                const std::int64_t j = first + __builtin_ctzll(left);
+    for (std::int64_t begin = from / 64 * 64; begin < all; begin += 64) {
+        if (next != nullptr) fetch_stretch(next, n, begin, all);
+        std::uint64_t left = lanes_below(minima + begin, all - begin, threshold);
+        if (begin < from) left &= ~std::uint64_t{0} << (from - begin);
+        for (; left != 0; left &= left - 1) {
+            const std::int64_t k = begin + __builtin_ctzll(left);
+            if (found + depth > capacity) {
+                *count = found;
+                return k;
+            }
+            const std::int64_t first = k / W * depth * W + k % W;
+            const std::int64_t end = first + depth * W < n ? first + depth * W : n;
+            for (std::int64_t j = first; j < end; j += W) {
+                const F value = static_cast<F>(row[j]) * sign - v[j];
                 columns[found] = static_cast<std::int32_t>(j);
-                values[found++] = static_cast<F>(row[j]) * sign - v[j];
+                values[found] = value;
+                found += value < threshold ? 1 : 0;
             }
         }
     }
     *count = found;
-    return group;
+    return all;
 }
 
 template <class T, class F>
