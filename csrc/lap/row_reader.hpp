@@ -154,7 +154,7 @@ class RowReader {
         const std::int64_t n = source_.cols;
         const std::int64_t group = depth_ * simd::kGroupLanes;
         const std::int64_t minima = (n + group - 1) / group * simd::kGroupLanes;
-        const auto capacity = static_cast<std::size_t>(spill * room + group);
+        const auto capacity = static_cast<std::size_t>(filled_up(spill * room + group));
         if (scratch.minima.size() < static_cast<std::size_t>(minima))
             scratch.minima.resize(static_cast<std::size_t>(minima));
         if (scratch.values.size() < capacity) scratch.values.resize(capacity);
@@ -179,7 +179,7 @@ class RowReader {
                                          static_cast<std::int64_t>(capacity), next_row, columns_.data(),
                                          scratch.values.data(), &found_);
             if (next >= minima && found_ <= room) break;
-            if (found_ > room) threshold = cut(scratch.values.data(), room);
+            if (found_ > room) threshold = cut(kernels, scratch.values.data(), room, least, threshold);
             if (next >= minima) break;
         }
         if (4 * found_ < room && threshold < static_cast<F>(kForbidden))
@@ -251,9 +251,43 @@ class RowReader {
         return j >= start_ ? j - start_ : j - start_ + source_.cols;
     }
 
-    // Keeps the `room` cheapest of what was found; returns a threshold that nothing left out is below.
+    // Keeps at most `room` of what was found, all of it in [least, threshold), the cheapest; returns a threshold
+    // that nothing left out is below.
     template <class F>
-    F cut(F* values, std::int64_t room) {
+    F cut(const simd::ListKernels<T, F>& kernels, F* values, std::int64_t room, F least, F threshold) {
+        std::fill_n(values + found_, filled_up(found_) - found_, threshold);
+        const std::int64_t few = 3 * room / 4;
+        const double aim = 0.5 * static_cast<double>(few + room);
+        F low = least, high = threshold;
+        double below_low = 0.0, below_high = static_cast<double>(found_);
+        for (int attempt = 0; attempt < 8; ++attempt) {
+            const double share = (aim - below_low) / (below_high - below_low);
+            const F at = static_cast<F>(low + (high - low) * std::clamp(share, 0.05, 0.95));
+            if (!(low < at && at < high)) break;
+            const std::int64_t count = kernels.count_below(values, filled_up(found_), at);
+            if (few <= count && count <= room) return keep_below(values, at);
+            (count > room ? high : low) = at;
+            (count > room ? below_high : below_low) = static_cast<double>(count);
+        }
+        return cut_among_ties(values, room);
+    }
+
+    template <class F>
+    F keep_below(F* values, F threshold) {
+        std::int64_t kept = 0;
+        for (std::int64_t k = 0; k < found_; ++k) {
+            const F value = values[k];
+            columns_[kept] = columns_[k];
+            values[kept] = value;
+            kept += value < threshold ? 1 : 0;
+        }
+        found_ = kept;
+        return threshold;
+    }
+
+    // The `room` cheapest, exactly.
+    template <class F>
+    F cut_among_ties(F* values, std::int64_t room) {
         order_.resize(static_cast<std::size_t>(found_));
         std::iota(order_.begin(), order_.end(), 0);
         std::nth_element(order_.begin(), order_.begin() + room, order_.end(),
@@ -269,6 +303,10 @@ class RowReader {
         }
         found_ = room;
         return threshold;
+    }
+
+    static std::int64_t filled_up(std::int64_t size) {
+        return (size + simd::kGroupLanes - 1) / simd::kGroupLanes * simd::kGroupLanes;
     }
 
     template <class F>
