@@ -2,7 +2,8 @@
 //
 // With eps = 0 this is the row reduction of Jonker & Volgenant; with eps > 0, the auction of Bertsekas, in
 // which no row ends further than eps from its best. Rows whose list no longer decides a bid wait, and are
-// read again many at a time, so that this can be shared among threads without changing the outcome.
+// read again many at a time, by other threads, where there are any, while bidding goes on: at the prices of
+// when reading began, which will do, for prices only fall. So threads do not change the outcome.
 //
 // D. P. Bertsekas: Auction algorithms for network flow problems: a tutorial introduction. Computational
 // Optimization and Applications 1, 7-66 (1992). doi:10.1007/BF00247653
@@ -31,27 +32,20 @@ class Bidding {
     // Every row in `rows` bids, and whom it displaces, and so on: at most `budget` bids. Returns the rows
     // left free. eps = 0: a row that could only displace another without lowering the price stays free.
     std::vector<std::int32_t> bid_all(std::vector<std::int32_t> rows, double eps, std::int64_t budget) {
-        constexpr std::size_t together = 256;
-        std::vector<std::int32_t> left;
+        std::vector<std::int32_t> left, reading;
         std::reverse(rows.begin(), rows.end());  // a stack: the last is served first
         stale_.clear();
-        while (!rows.empty() || !stale_.empty()) {
-            if (budget <= 0 || state_.stop_requested()) {
-                left.insert(left.end(), stale_.begin(), stale_.end());
-                left.insert(left.end(), rows.rbegin(), rows.rend());
-                break;
-            }
-            if (rows.empty() || stale_.size() >= together) {
-                lists_.read(stale_, prices_);
-                rows.insert(rows.end(), stale_.rbegin(), stale_.rend());
-                stale_.clear();
-            }
-            const std::int32_t i = rows.back();
-            rows.pop_back();
-            --budget;
-            const std::int32_t displaced = bid(i, eps, &left);
-            if (displaced >= 0) rows.push_back(displaced);
+        for (;;) {
+            serve(&rows, eps, &budget, &left);
+            const bool ended = budget <= 0 || state_.stopped;
+            if (ended || stale_.empty()) break;
+            reading.swap(stale_);
+            stale_.clear();
+            lists_.read(reading, prices_, [&] { serve(&rows, eps, &budget, &left); });
+            rows.insert(rows.end(), reading.rbegin(), reading.rend());
         }
+        left.insert(left.end(), stale_.begin(), stale_.end());
+        left.insert(left.end(), rows.rbegin(), rows.rend());
         return left;
     }
 
@@ -145,6 +139,19 @@ class Bidding {
 
   private:
     static constexpr std::int32_t kNobody = -1;
+
+    // Serves the stack until it is empty or enough rows wait to be read again.
+    void serve(std::vector<std::int32_t>* rows, double eps, std::int64_t* budget,
+               std::vector<std::int32_t>* left) {
+        constexpr std::size_t together = 256;
+        while (!rows->empty() && stale_.size() < together && *budget > 0 && !state_.stop_requested()) {
+            const std::int32_t i = rows->back();
+            rows->pop_back();
+            --*budget;
+            const std::int32_t displaced = bid(i, eps, left);
+            if (displaced >= 0) rows->push_back(displaced);
+        }
+    }
 
     // Returns the displaced row, or kNobody; a row that bids in vain goes to `left`, one whose list no longer
     // decides to those that wait to be read again.

@@ -129,22 +129,28 @@ class Candidates {
         ++row_scans_;
     }
 
-    // The same for many rows, shared out where that is worth waking anybody.
-    void read(const std::vector<std::int32_t>& rows, const Prices<T>& prices) {
+    // The same for many rows, shared out where that is worth waking anybody. Beside it the calling thread
+    // does `meanwhile`, which may change prices, but must leave these rows' lists alone: they are made at
+    // prices as they were before.
+    template <class Meanwhile>
+    void read(const std::vector<std::int32_t>& rows, const Prices<T>& prices, Meanwhile&& meanwhile) {
         constexpr std::int64_t worth_sharing = std::int64_t{1} << 18;  // elements
-        Crew alone(1);
-        Crew* crew = static_cast<std::int64_t>(rows.size()) * source_.cols < worth_sharing ? &alone : crew_;
         const auto count = static_cast<std::int64_t>(rows.size()), together = source_.scattered_together();
+        const bool alone = crew_->size() == 1 || count * source_.cols < worth_sharing;
+        if (!alone) as_before_.copy(prices);
+        const Prices<T>& before = alone ? prices : as_before_;
         for (const std::int32_t i : rows) give_room(slots_[i], entries_for(i));
-        crew->for_each((count + together - 1) / together, [&](int worker, std::int64_t k) {
+        const auto task = [&](int worker, std::int64_t k) {
             const std::int64_t first = k * together, last = std::min(first + together, count);
             RowReader<Source>& reader = scratch(worker);
-            reader.fetch(rows.data() + first, last - first, prices);
+            reader.fetch(rows.data() + first, last - first, before);
             for (std::int64_t r = first; r < last; ++r) {
-                reader.announce(r + 1 < count ? rows[static_cast<std::size_t>(r) + 1] : -1);
-                store(rows[r], reader, prices, entries_for(rows[r]), false);
+                reader.announce(r + 1 < last ? rows[static_cast<std::size_t>(r) + 1] : -1);
+                store(rows[r], reader, before, entries_for(rows[r]), false);
             }
-        });
+        };
+        Crew nobody(1);
+        (alone ? nobody : *crew_).for_each_beside((count + together - 1) / together, task, meanwhile);
         row_scans_ += count;
     }
 
@@ -248,6 +254,8 @@ class Candidates {
     std::vector<std::unique_ptr<RowReader<Source>>> scratch_;
     std::int64_t row_scans_ = 0;
     ListHint hint_;
+    std::vector<double> before_;
+    Prices<T> as_before_{&before_};
 };
 
 }  // namespace rebasin_fast

@@ -49,7 +49,19 @@ Crew::~Crew() {
     for (std::thread& helper : helpers_) helper.join();
 }
 
-void Crew::share(const Loop& loop, const std::function<void()>& while_waiting) {
+// The caller's own part or a task.
+template <class Task>
+void Crew::run(const Task& task) noexcept {
+    if (failed_.load(std::memory_order_relaxed)) return;
+    try {
+        task();
+    } catch (...) {
+        if (!failed_.exchange(true, std::memory_order_relaxed)) error_ = std::current_exception();
+    }
+}
+
+void Crew::share(const Loop& loop, const std::function<void()>& own,
+                 const std::function<void()>& while_waiting) {
     loop_ = loop;
     error_ = nullptr;
     failed_.store(false, std::memory_order_relaxed);
@@ -60,6 +72,7 @@ void Crew::share(const Loop& loop, const std::function<void()>& while_waiting) {
         calls_.notify_all();
     else
         start_helpers();
+    if (own) run(own);
     wait_for_helpers(loop.count - work(0), while_waiting);
     if (error_) std::rethrow_exception(error_);
 }
@@ -100,19 +113,10 @@ std::int64_t Crew::work(int worker) {
     while (left_.load(std::memory_order_relaxed) > 0) {
         const std::int64_t left = left_.fetch_sub(1, std::memory_order_acquire);
         if (left <= 0) break;
-        run(worker, loop_.count - left);
+        run([&] { loop_.run(loop_.body, worker, loop_.count - left); });
         ++done;
     }
     return done;
-}
-
-void Crew::run(int worker, std::int64_t k) noexcept {
-    if (failed_.load(std::memory_order_relaxed)) return;
-    try {
-        loop_.run(loop_.body, worker, k);
-    } catch (...) {
-        if (!failed_.exchange(true, std::memory_order_relaxed)) error_ = std::current_exception();
-    }
 }
 
 // `tasks` are with the helpers. All others have been done: who holds one is at work on it now.

@@ -42,12 +42,19 @@ class Crew {
             for (std::int64_t k = 0; k < count; ++k) body(0, k);
             return;
         }
-        using Callable = std::remove_reference_t<Body>;
-        share({count, const_cast<void*>(static_cast<const void*>(std::addressof(body))),
-               [](void* callable, int worker, std::int64_t k) {
-                   (*static_cast<Callable*>(callable))(worker, k);
-               }},
-              while_waiting);
+        share(loop_over(count, body), nullptr, while_waiting);
+    }
+
+    // The same while the calling thread first does `own`, which must not depend on what the tasks do, and
+    // then helps with them. Without helpers the tasks come first.
+    template <class Body, class Own>
+    void for_each_beside(std::int64_t count, Body&& body, Own&& own) {
+        if (size_ == 1) {
+            for (std::int64_t k = 0; k < count; ++k) body(0, k);
+            own();
+            return;
+        }
+        share(loop_over(count, body), [&] { own(); }, nullptr);
     }
 
   private:
@@ -57,11 +64,20 @@ class Crew {
         void (*run)(void* body, int worker, std::int64_t k) = nullptr;
     };
 
-    void share(const Loop& loop, const std::function<void()>& while_waiting);
+    template <class Body>
+    static Loop loop_over(std::int64_t count, Body& body) {
+        return {
+            count, const_cast<void*>(static_cast<const void*>(std::addressof(body))),
+            [](void* callable, int worker, std::int64_t k) { (*static_cast<Body*>(callable))(worker, k); }};
+    }
+
+    void share(const Loop& loop, const std::function<void()>& own,
+               const std::function<void()>& while_waiting);
     void start_helpers();
     void help(int worker);
     std::int64_t work(int worker);
-    void run(int worker, std::int64_t k) noexcept;
+    template <class Task>
+    void run(const Task& task) noexcept;
     void report(std::int64_t tasks);
     void wait_for_helpers(std::int64_t tasks, const std::function<void()>& while_waiting);
 

@@ -31,6 +31,14 @@ class Prices {
         for (std::size_t j = 0; j < fast_.size(); ++j) fast_[j] = static_cast<F>(v_[j]);
     }
 
+    // Prices as they are elsewhere, to be read while they change there.
+    void copy(const Prices& other) {
+        v_ = other.v_;
+        fast_ = other.fast_;
+        largest_ = other.largest_;
+        rounded_ = other.rounded_;
+    }
+
     const std::vector<double>& v() const { return v_; }
     double operator[](std::int64_t j) const { return v_[j]; }
 
@@ -251,8 +259,8 @@ class RowReader {
         return j >= start_ ? j - start_ : j - start_ + source_.cols;
     }
 
-    // Keeps at most `room` of what was found, all of it in [least, threshold), the cheapest; returns a threshold
-    // that nothing left out is below.
+    // Keeps at most `room` of what was found, all of it in [least, threshold), the cheapest; returns a
+    // threshold that nothing left out is below.
     template <class F>
     F cut(const simd::ListKernels<T, F>& kernels, F* values, std::int64_t room, F least, F threshold) {
         std::fill_n(values + found_, filled_up(found_) - found_, threshold);

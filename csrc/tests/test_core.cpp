@@ -307,6 +307,29 @@ TEST_CASE(threads, "many threads solve at once") {
     CHECK(std::count(equal.begin(), equal.end(), 1) == 8);
 }
 
+TEST_CASE(shared_work, "threads share the work of one problem, and come to the same answer and duals") {
+    constexpr std::int64_t n = 1100, d = 12;
+    Random random(8);
+    std::normal_distribution<double> normal;
+    std::vector<double> a(n * d), b(n * d);
+    for (double& x : a) x = normal(random);
+    for (double& x : b) x = normal(random);
+    Matrix<float> c(n, n);  // rows compete, so that many are read again while others bid
+    for (std::int64_t i = 0; i < n; ++i)
+        for (std::int64_t j = 0; j < n; ++j)
+            c.at(i, j) = static_cast<float>(std::inner_product(&a[i * d], &a[i * d] + d, &b[j * d], 0.0));
+    Options options;
+    options.with_duals = true;
+    const Result want = solve(c.view(), options);
+    CHECK(want.stats.row_scans > 3 * n);
+    for (options.threads = 2; options.threads <= 4; ++options.threads) {
+        const Result got = solve(c.view(), options);
+        CHECK(got.col_ind == want.col_ind);
+        CHECK(got.duals.col == want.duals.col);
+        CHECK(got.stats.row_scans == want.stats.row_scans);
+    }
+}
+
 TEST_CASE(wide_integers, "128-bit integers become the float64 numbers the compiler makes of them") {
     const int128 one = 1;
     for (const int128 x : {one * 0, one, -one, (one << 53) + 1, -(one << 63), (one << 64) - 1, one << 64,

@@ -178,6 +178,49 @@ TEST_CASE(waiting, "a caller that waits is heard of, and its question can end th
     }
 }
 
+TEST_CASE(beside, "tasks are done while the caller does its own part, which it does once and by itself") {
+    const std::thread::id caller = std::this_thread::get_id();
+    for (int threads = 1; threads <= 4; ++threads) {
+        Crew crew(threads);
+        for (int loop = 0; loop < 200; ++loop) {
+            std::atomic<int> done{0};
+            int own = 0;
+            crew.for_each_beside(
+                7, [&](int, std::int64_t) { ++done; },
+                [&] {
+                    ++own;
+                    CHECK(std::this_thread::get_id() == caller);
+                    // Of a crew of one all are done by now; else helpers do not wait for the caller.
+                    while (done.load() < 7) std::this_thread::yield();
+                });
+            CHECK(own == 1 && done.load() == 7);
+        }
+    }
+}
+
+TEST_CASE(own_throws, "an exception from the caller's own part comes when the tasks begun have ended") {
+    for (int threads = 1; threads <= 3; ++threads) {
+        Crew crew(threads);
+        std::atomic<int> begun{0}, ended{0};
+        std::string caught;
+        try {
+            crew.for_each_beside(
+                50,
+                [&](int, std::int64_t) {
+                    ++begun;
+                    std::this_thread::yield();
+                    ++ended;
+                },
+                [] { throw std::runtime_error("own"); });
+        } catch (const std::runtime_error& error) {
+            caught = error.what();
+        }
+        CHECK(caught == "own");
+        CHECK(begun.load() == ended.load());
+        CHECK(all_done_once(crew, 9));
+    }
+}
+
 TEST_CASE(side_by_side, "crews of different threads know nothing of each other") {
     std::atomic<int> right{0};
     std::vector<std::thread> callers;

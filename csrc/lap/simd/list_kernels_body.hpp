@@ -144,8 +144,8 @@ F least_of(const F* values, std::int64_t n) {
     return best;
 }
 
-// While minima `begin` to begin + 63 of `all` are looked at, memory has nothing to do but to fetch more of the
-// next row: in all so many bytes, from where fetch_ahead() has left off.
+// While minima `begin` to begin + 63 of `all` are looked at, memory has nothing to do but to fetch more of
+// the next row: in all so many bytes, from where fetch_ahead() has left off.
 constexpr std::int64_t kBytesBetween = 16384;
 
 template <class T>
