@@ -4,7 +4,7 @@ Usage:
     python bench/memory.py [--sizes 4096] [--families uniform] [--dtypes float32,int64] [--json OUT]
 
 Every figure is had in a process of its own. It reads the matrix from a file into its memory, which touches every page;
-solves a problem of its first 640 rows and columns, which loads code; gives freed memory back to the system; resets
+solves a problem of its first 800 rows and columns, which loads code; gives freed memory back to the system; resets
 Linux's high-water mark of the resident set; and solves. The figure is the mark less the resident set before the solve,
 results included and nothing subtracted. The answer is then proved optimal: a wrong one stops the program. Linux only.
 """
@@ -72,7 +72,7 @@ def extra_bytes(path: str, with_duals: bool, maximize: bool) -> int:
 
     solve: Any = solve_assignment if with_duals else linear_sum_assignment
     cost = np.load(path)
-    solve(cost[:640, :640].copy(), maximize)
+    solve(cost[:800, :800].copy(), maximize)
     with PeakMemory() as memory:
         answer = solve(cost, maximize)
     if memory.bytes is None:
