@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -36,12 +37,13 @@ class Bidding {
         std::reverse(rows.begin(), rows.end());  // a stack: the last is served first
         stale_.clear();
         for (;;) {
-            serve(&rows, eps, &budget, &left);
+            serve(&rows, eps, kAsLongAsItTakes, &budget, &left);
             const bool ended = budget <= 0 || state_.stopped;
             if (ended || stale_.empty()) break;
             reading.swap(stale_);
             stale_.clear();
-            lists_.read(reading, prices_, [&] { serve(&rows, eps, &budget, &left); });
+            const auto meanwhile = static_cast<std::int64_t>(reading.size()) * state_.m() / kColumnsPerBid;
+            lists_.read(reading, prices_, [&] { serve(&rows, eps, meanwhile, &budget, &left); });
             rows.insert(rows.end(), reading.rbegin(), reading.rend());
         }
         left.insert(left.end(), stale_.begin(), stale_.end());
@@ -140,11 +142,17 @@ class Bidding {
   private:
     static constexpr std::int32_t kNobody = -1;
 
-    // Serves the stack until it is empty or enough rows wait to be read again.
-    void serve(std::vector<std::int32_t>* rows, double eps, std::int64_t* budget,
+    // A bid takes about as long as to read so many columns, on two threads. While rows are read, no more bids
+    // are made than there is time for: those rows are not to wait longer than they must.
+    static constexpr std::int64_t kColumnsPerBid = 1024;
+    static constexpr std::int64_t kAsLongAsItTakes = std::numeric_limits<std::int64_t>::max();
+
+    // At most `most` bids, until the stack is empty or enough rows wait to be read again.
+    void serve(std::vector<std::int32_t>* rows, double eps, std::int64_t most, std::int64_t* budget,
                std::vector<std::int32_t>* left) {
         constexpr std::size_t together = 256;
-        while (!rows->empty() && stale_.size() < together && *budget > 0 && !state_.stop_requested()) {
+        for (; most > 0 && *budget > 0 && !rows->empty() && stale_.size() < together; --most) {
+            if (state_.stop_requested()) return;
             const std::int32_t i = rows->back();
             rows->pop_back();
             --*budget;

@@ -145,7 +145,7 @@ class Candidates {
             RowReader<Source>& reader = scratch(worker);
             reader.fetch(rows.data() + first, last - first, before);
             for (std::int64_t r = first; r < last; ++r) {
-                reader.announce(r + 1 < last ? rows[static_cast<std::size_t>(r) + 1] : -1);
+                reader.announce(r + 1 < (alone ? count : last) ? rows[static_cast<std::size_t>(r) + 1] : -1);
                 store(rows[r], reader, before, entries_for(rows[r]), false);
             }
         };
