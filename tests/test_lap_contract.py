@@ -221,6 +221,23 @@ def test_bad_entries_are_found_where_no_pass_over_all_comes_first(bad):
                 linear_sum_assignment(cost)
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_bad_entries_are_found_where_a_few_rows_have_spoken_for_all(bad):
+    """Without structure no pass for column minima comes first."""
+    n = 2100
+    cost = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
+    for i, j in ((0, 0), (1, 5), (n // 2 + 1, n - 1), (n - 1, n - 1)):
+        spoilt = cost.copy()
+        spoilt[i, j] = bad
+        with pytest.raises(ValueError, match="matrix contains invalid numeric entries"):
+            linear_sum_assignment(spoilt)
+        with pytest.raises(ValueError, match="matrix contains invalid numeric entries"):
+            linear_sum_assignment(-spoilt, maximize=True)
+    cost[n // 2 + 1] = np.inf
+    with pytest.raises(ValueError, match="cost matrix is infeasible"):
+        linear_sum_assignment(cost)
+
+
 @pytest.mark.parametrize("n", [60, 100])
 def test_large_infeasible_matrix(n):
     cost = np.random.default_rng(0).random((n, n))

@@ -58,6 +58,32 @@ def test_heavy_tails_and_clusters(maximize):
         assert verify_assignment(cost, answer).optimal
 
 
+def noise(kind, n=2100):
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((2, n, 64))
+    return {
+        "float32": lambda: (a @ b.T).astype(np.float32),
+        "integers": lambda: np.rint(1000 * a @ b.T).astype(np.int32),
+        "nearly overflowing": lambda: 1e306 * (a @ b.T),
+        "planted": lambda: -(a @ (a[rng.permutation(n)] + 0.7 * b).T),
+        "some forbidden": lambda: np.where(rng.random((n, n)) < 0.001, np.inf, a @ b.T),
+        "few columns differ": lambda: np.repeat(rng.standard_normal((n, 30)), n // 30, axis=1),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind", ["float32", "integers", "nearly overflowing", "planted", "some forbidden", "few columns differ"]
+)
+def test_a_few_rows_tell_whether_column_minima_are_noise(kind):
+    cost = noise(kind)
+    answer = solve_assignment(cost)
+    assert verify_assignment(cost, answer).optimal
+    if kind != "some forbidden":
+        turned = solve_assignment(-cost.T, maximize=True)
+        assert turned.cost == pytest.approx(-answer.cost, rel=1e-12)
+        assert verify_assignment(-cost.T, turned, maximize=True).optimal
+
+
 def assert_proven(cost, answer):
     scale = np.abs(cost[answer.row_ind, answer.col_ind]).sum() + np.abs(answer.row_duals).sum()
     scale += np.abs(answer.col_duals).sum()

@@ -128,8 +128,8 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
     Crew crew(options.threads);
     Survey<Widened<T>> found;
     const DenseRows<T> rows(cost, sign);
-    const bool surveyed =
-        !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr && !tail_is_heavy(rows));
+    const bool surveyed = !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr &&
+                                        !tail_is_heavy(rows) && !minima_are_noise(rows, options.maximize));
     if (surveyed) found = survey(rows, options.maximize, &crew);
     for (double guard = 1.0;;) {
         if (found.seen.invalid) return with_status(Status::invalid_entry);
