@@ -92,7 +92,7 @@ class RowReader {
 
     RowReader(const Source& source, std::int64_t width)
         : rows_(source), source_(source), kernels_(simd::kernels<T>()) {
-        constexpr std::int64_t deepest = 8, minima_per_entry = 8;
+        constexpr std::int64_t deepest = 8, minima_per_entry = 4;
         depth_ = std::clamp<std::int64_t>(source.cols / (minima_per_entry * width), 1, deepest);
     }
 
