@@ -22,7 +22,7 @@ __global__ void find_tight(ListState<S> s, double rounding, unsigned long long* 
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
     for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows;
          i += warps) {
-        const double best = s.two_least(i).first;
+        const double best = s.least(i);
         const bool known = best < kForbidden && !(best > s.list_bound[i]);
         const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
         unsigned long long places = 0;
@@ -45,7 +45,7 @@ __global__ void measure_matched(ListState<S> s, double* above, double* scale) {
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
     for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows;
          i += warps) {
-        const double best = s.two_least(i).first;
+        const double best = s.least(i);
         if (threadIdx.x % kWarp != 0) continue;
         const int j = s.matching.col_of_row[i];
         above[i] = j < 0 ? 0.0 : s.reduced_at(i, j) - best;

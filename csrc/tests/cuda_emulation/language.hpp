@@ -63,8 +63,10 @@ T shuffle(unsigned mask, T value, int source, Site site) {
 template <class T, class Change>
 T atomically(T* at, Change change) {
     perhaps_yield();
+    begin_atomic();
     const T before = *at;
     *at = change(before);
+    end_atomic();
     return before;
 }
 
