@@ -191,9 +191,9 @@ class Opening {
         return {[this](const std::vector<int>& rows, const std::vector<int>& cols) {
                     const auto count = static_cast<std::int64_t>(rows.size());
                     Buffer<int> i(count, stream_), j(count, stream_);
+                    Buffer<double> costs(count, stream_);
                     i.upload(rows.data());
                     j.upload(cols.data());
-                    Buffer<double> costs(count, stream_);
                     launch(gather_cells<S>, {blocks(count, 128), 128}, stream_, state_,
                            static_cast<const int*>(i.get()), static_cast<const int*>(j.get()),
                            static_cast<int>(count), costs.get());

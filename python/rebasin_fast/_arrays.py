@@ -219,6 +219,12 @@ def new_beside(array: Array, shape: Sequence[int], dtype: str) -> Array:
     return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=array.device)
 
 
+def zeros_beside(array: Array, shape: Sequence[int], dtype: str) -> Array:
+    """Return a tensor of zeros on the device of the tensor `array`."""
+    torch: Any = torch_of(array)
+    return torch.zeros(tuple(shape), dtype=getattr(torch, dtype), device=array.device)
+
+
 def narrow(array: Array, axis: int, start: int, stop: int) -> Array:
     """Return a view of the slices `start` to `stop` of `array` along `axis`."""
     return array[(slice(None),) * axis + (slice(start, stop),)]
