@@ -10,7 +10,6 @@
 #include "cuda/passes.cuh"
 #include "cuda/solver.hpp"
 #include "cuda/start_prices.hpp"
-#include "lap/price_checks.hpp"
 
 namespace rebasin_fast::cuda {
 
@@ -108,7 +107,8 @@ class Opening {
         begin_with(nullptr, Prices::minima);
         prices.resize(static_cast<std::size_t>(cols_));
         copy_to_host(prices.data(), state_.matching.v, prices.size() * sizeof(double), stream_);
-        if (!are_outlying(&prices, sample())) return Prices::minima;
+        const Minima found = look_at_minima(std::move(prices), sample());
+        if (found == Minima::useful || (found == Minima::spread && minima_decide())) return Prices::minima;
         return begin_with(nullptr, Prices::zero);
     }
 
@@ -159,6 +159,18 @@ class Opening {
         });
     }
 
+    // Whether nearly every row of a sample holds a column minimum. Of products the minima are those of a few
+    // rows.
+    bool minima_decide() {
+        if (!source_.is_stored()) return false;
+        constexpr int samples = kRowsAsked;
+        Buffer<int> holders(1, stream_);
+        holders.fill_with_byte(0);
+        launch(count_holders<S>, {blocks_for(samples, 1), kWarp}, stream_, state_.costs,
+               static_cast<const unsigned long long*>(minima_.get()), samples, holders.get());
+        return nearly_all_hold(holders.on_host()[0]);
+    }
+
     Prices begin_with(const std::vector<double>* prices, Prices which) {
         if (prices != nullptr) upload(*prices);
         const bool by_minima = which == Prices::minima || (which == Prices::given && prices == nullptr);
@@ -176,6 +188,7 @@ class Opening {
 
     bool prepare_duals() {
         if (!square() || options_.col_duals == nullptr) return false;
+        if (tail_is_heavy_of(static_cast<int>(rows_), static_cast<int>(cols_), cells())) return false;
         duals_.resize(static_cast<std::size_t>(cols_));
         copy_to_host(duals_.data(), options_.col_duals, duals_.size() * sizeof(double), stream_);
         if (!centre_duals(state_.costs.sign, integral_, sample(), &duals_)) return false;

@@ -1,8 +1,7 @@
-// What there is to know of the entries beforehand: from one pass over all, shared by the crew, or from a few.
+// What there is to know of the entries beforehand: from one pass over all, shared by the crew.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -48,23 +47,6 @@ Survey<typename Source::Element> survey(const Source& source, bool maximize, Cre
         all.seen.largest_magnitude = std::max(all.seen.largest_magnitude, part.found.seen.largest_magnitude);
     }
     return all;
-}
-
-// Whether the cheapest hundredth of the costs, in a sample, lies far below all others. Zero prices and a few
-// bids a row then give nearly every row its column: neither column minima are needed nor is any other start,
-// not even a neighbouring problem's optimal prices, corrected as quickly.
-template <class Source>
-bool tail_is_heavy(const Source& source) {
-    constexpr std::int64_t samples = 4096;
-    constexpr double far = 8.0;
-    std::vector<double> costs(samples);
-    for (std::int64_t k = 0; k < samples; ++k) {
-        costs[k] = source.at(k * 7907 % source.rows, k * 7919 % source.cols);
-        if (!std::isfinite(costs[k])) return false;
-    }
-    std::sort(costs.begin(), costs.end());
-    const double middle = costs[samples / 2], quarter = middle - costs[samples / 4];
-    return quarter > 0.0 && middle - costs[samples / 100] > far * quarter;
 }
 
 }  // namespace rebasin_fast
