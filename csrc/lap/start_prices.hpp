@@ -39,14 +39,6 @@ std::vector<double> scattered_cells(const Source& source) {
     return costs;
 }
 
-template <class Source>
-bool tail_is_heavy(const Source& source) {
-    std::vector<double> costs(kTailSamples);
-    for (std::int64_t k = 0; k < kTailSamples; ++k)
-        costs[k] = source.at(k * 7907 % source.rows, k * 7919 % source.cols);
-    return tail_is_heavy(std::move(costs));
-}
-
 // Every column as cheap as its cheapest row; a column that is forbidden throughout gets price 0. False where
 // prices of 0 are better. `known` to matter are minima that nearly every row holds one of.
 template <class Source>

@@ -1,12 +1,14 @@
-// What there is to know of the entries beforehand: from one pass over all, shared by the crew.
+// What there is to know of the entries beforehand: from one pass over all, shared by the crew, or from a few.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "lap/crew.hpp"
+#include "lap/price_checks.hpp"
 #include "lap/simd/kernels.hpp"
 
 namespace rebasin_fast {
@@ -47,6 +49,15 @@ Survey<typename Source::Element> survey(const Source& source, bool maximize, Cre
         all.seen.largest_magnitude = std::max(all.seen.largest_magnitude, part.found.seen.largest_magnitude);
     }
     return all;
+}
+
+// From a few cells.
+template <class Source>
+bool tail_is_heavy(const Source& source) {
+    std::vector<double> costs(kTailSamples);
+    for (std::int64_t k = 0; k < kTailSamples; ++k)
+        costs[k] = source.at(k * 7907 % source.rows, k * 7919 % source.cols);
+    return tail_is_heavy(std::move(costs));
 }
 
 }  // namespace rebasin_fast
