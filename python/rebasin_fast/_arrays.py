@@ -538,6 +538,15 @@ def device_to_numpy(array: Array) -> npt.NDArray[Any]:
     return to_numpy(array) if torch_of(array) is not None else np.asarray(array.get())
 
 
+def give_back_kept_memory() -> None:
+    """Have torch and cupy, if they are loaded, give back the device memory that no array uses any more."""
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None:
+        torch.cuda.empty_cache()
+    if cupy is not None:
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
 def brought_to_host(value: Any) -> Any:
     """Return a numpy copy of an array on a CUDA device; anything else as it is."""
     return device_to_numpy(as_device_array(value).array) if lies_on_cuda(value) else value
