@@ -220,6 +220,7 @@ __global__ void release_loose(ListState<S> s, double eps) {
         const int j = s.matching.col_of_row[i];
         if (j < 0) continue;
         const double listed = s.least(i), bound = s.list_bound[i];
+        __syncwarp();  // everybody has read the column; shuffles order no memory
         if (threadIdx.x % kWarp == 0 && s.reduced_at(i, j) > (listed < bound ? listed : bound) + eps) {
             s.matching.row_of_col[j] = -1;
             s.matching.col_of_row[i] = -1;

@@ -73,7 +73,7 @@ T atomically(T* at, Change change) {
 }  // namespace rebasin_fast::emulation
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, REBASIN_FAST_HERE) {
-    ::rebasin_fast::emulation::exchange(mask, 0, ::rebasin_fast::emulation::lane(), {file, line});
+    ::rebasin_fast::emulation::warp_barrier(mask, {file, line});
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, REBASIN_FAST_HERE) {

@@ -38,6 +38,7 @@ struct Fiber {
     std::uint32_t mask = 0;
     std::uint64_t value = 0;
     int source = 0;
+    bool orders_memory = false;
     Exchanged result{};
 
     void* place = nullptr;  // on its stack, to go on from; null: it has yet to begin
@@ -165,6 +166,7 @@ void Machine::start_block(unsigned index) {
         fiber->here.block_size = block_;
         fiber->here.grid_size = grid_;
         fiber->here.barriers = fiber->here.warp_steps = 0;
+        fiber->orders_memory = false;
         fiber->block = block.get();
         fiber->warp = static_cast<int>(t) / kWarp;
         fiber->lane = static_cast<int>(t) % kWarp;
@@ -362,7 +364,7 @@ void Machine::release_warp(Fiber* member) {
         Fiber* there = fibers[std::countr_zero(left)].get();
         there->result = {fibers[there->source]->value, nonzero};
         there->state = Fiber::State::ready;
-        there->here.warp_steps += members == lanes.alive;
+        there->here.warp_steps += there->orders_memory && members == lanes.alive;
         ready_.push_back(there);
     }
     lanes.waiting &= ~members;
@@ -473,6 +475,12 @@ Exchanged exchange(std::uint32_t mask, std::uint64_t value, int source, Site sit
     fiber.source = source;
     machine->wait(Fiber::State::in_warp, site);
     return machine->current().result;
+}
+
+void warp_barrier(std::uint32_t mask, Site site) {
+    machine->current().orders_memory = true;
+    exchange(mask, 0, machine->current().lane, site);
+    machine->current().orders_memory = false;
 }
 
 }  // namespace rebasin_fast::emulation

@@ -51,8 +51,8 @@ struct Site {
     int line;
 };
 
-// The thread that runs now, and how far it is: barriers of its block and operations of its whole warp that it
-// has passed.
+// The thread that runs now, and how far it is: barriers of its block and of its whole warp that it has
+// passed.
 struct Here {
     dim3 thread, block, block_size, grid_size;
     int barriers = 0, warp_steps = 0;
@@ -85,6 +85,7 @@ struct Exchanged {
     std::uint32_t nonzero;
 };
 Exchanged exchange(std::uint32_t mask, std::uint64_t value, int source, Site site);
+void warp_barrier(std::uint32_t mask, Site site);  // __syncwarp, which alone orders memory, too
 
 // Device memory that has not been given back.
 std::int64_t live_allocations();

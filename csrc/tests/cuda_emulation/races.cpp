@@ -3,10 +3,10 @@
 // every access; ThreadSanitizer's own library, which knows nothing of blocks and warps, is not linked.
 //
 // In one launch threads of different blocks are never ordered. Threads of a block are by a barrier between
-// them, threads of a warp also by an operation of the whole warp: nothing else keeps lanes together since
-// Volta. Atomic operations do not race with each other, but with plain reading and writing they do. What is
-// found does not depend on which of the two happened to come first. An access that is not aligned to its size
-// is found, too.
+// them, threads of a warp also by __syncwarp(): nothing else keeps lanes together since Volta, and shuffles
+// and votes order no memory. Atomic operations do not race with each other, but with plain reading and
+// writing they do. What is found does not depend on which of the two happened to come first. An access that
+// is not aligned to its size is found, too.
 #include <cstdint>
 #include <cstdio>
 #include <memory>
