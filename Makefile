@@ -45,19 +45,40 @@ bench-matching: $(VENV)/.installed-test
 	@mkdir -p build/bench
 	$(BIN)/python bench/weight_matching.py --json build/bench/weight_matching.json $(BENCH)
 
-# On a machine with a GPU: builds, tests there, lets compute-sanitizer look at some of the tests, and measures.
-# GPU_TESTS names those that memcheck and racecheck see: each takes a hundred times as long there.
+# On a machine with a GPU: builds, tests there, measures, and lets compute-sanitizer look at some of the tests.
+# GPU_STEPS names what of that is wanted, GPU_TESTS the tests that memcheck and racecheck see: each takes a hundred times
+# as long there.
+GPU_STEPS ?= test bench sanitize
 GPU_TESTS ?= test_every_dtype or test_a_stack or test_a_list or test_views or test_errors
+GPU_PYTHON ?= $(BIN)/python
 SANITIZED = compute-sanitizer --target-processes all --error-exitcode 1
-.PHONY: gpu
+.PHONY: gpu gpu-offline gpu-steps gpu-test gpu-bench gpu-sanitize
 gpu: $(VENV)/.installed-test
-	$(BIN)/python -c "from rebasin_fast import cuda; raise SystemExit(cuda.why_unavailable())"
-	$(BIN)/python -m pytest -m gpu
-	$(SANITIZED) --tool memcheck $(BIN)/python -m pytest -m gpu tests/test_cuda.py -k "$(GPU_TESTS)"
-	$(SANITIZED) --tool racecheck $(BIN)/python -m pytest -m gpu tests/test_cuda.py -k "$(GPU_TESTS)"
+	@$(MAKE) gpu-steps
+
+# The same without a network: PYTHON has torch for CUDA, scikit-build-core, pybind11, cmake, ninja, and what the tests
+# need. The package goes into build/gpu, nothing into PYTHON.
+gpu-offline:
+	rm -rf build/gpu && mkdir -p build/gpu
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-build-isolation --no-deps \
+	  --target build/gpu .
+	@PYTHONPATH=$(CURDIR)/build/gpu $(MAKE) gpu-steps GPU_PYTHON=$(PYTHON)
+
+gpu-steps:
+	$(GPU_PYTHON) -c "from rebasin_fast import cuda; raise SystemExit(cuda.why_unavailable())"
+	@for step in $(GPU_STEPS); do $(MAKE) gpu-$$step || exit 1; done
+
+gpu-test:
+	$(GPU_PYTHON) -m pytest -m gpu $$(grep -l "mark.gpu" tests/*.py)
+
+gpu-bench:
 	@mkdir -p build/bench
-	$(BIN)/python bench/gpu.py --json build/bench/gpu.json $(BENCH)
-	$(BIN)/python bench/gpu_matching.py --json build/bench/gpu_matching.json
+	$(GPU_PYTHON) bench/gpu.py --json build/bench/gpu.json $(BENCH)
+	$(GPU_PYTHON) bench/gpu_matching.py --json build/bench/gpu_matching.json
+
+gpu-sanitize:
+	$(SANITIZED) --tool memcheck $(GPU_PYTHON) -m pytest -m gpu tests/test_cuda.py -k "$(GPU_TESTS)"
+	$(SANITIZED) --tool racecheck $(GPU_PYTHON) -m pytest -m gpu tests/test_cuda.py -k "$(GPU_TESTS)"
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check

@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from rebasin_fast import _arrays, _on_device, cuda, solve_assignment
+from rebasin_fast import _arrays, _on_device, cuda, solve_assignment, solve_assignment_batch
 
 DEVICE = torch.device("cuda:0")
 _STREAM = 7
@@ -104,7 +104,7 @@ class Transfers(TorchDispatchMode):
 class FakeDevice(Transfers):
     """Runs what is asked of fake tensors, on the memory under them; stands for the extension, and counts its calls."""
 
-    packed = solved = 0
+    packed = solved = stacks = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -147,6 +147,18 @@ class FakeDevice(Transfers):
                     written = torch.as_tensor(value)
                     _memory(at, str(written.dtype)[6:], [len(written)], [1]).copy_(written)
         return {"method": "auction", "row_scans": 0, "augmentations": 0}
+
+    def solve_stack(self, costs, maximize, answers, device, stream):
+        """Stand in for the extension's batch solver, likewise."""
+        assert (device, stream) == (0, _STREAM)
+        self.stacks += 1
+        address, dtype, shape, strides = costs
+        with _unwatched():
+            found = solve_assignment_batch(_memory(address, dtype, list(shape), strides).numpy(), maximize)
+            for at, value in zip(answers, (found.row_ind, found.col_ind, None, None, found.cost, None), strict=True):
+                if at and value is not None:
+                    written = torch.as_tensor(value).flatten()
+                    _memory(at, str(written.dtype)[6:], [len(written)], [1]).copy_(written)
 
     def gather_panel(self, pointer, dtype, strides, indices, before, to, to_dtype, shape, device, stream):
         """Stand in for the extension's kernel: written down from what its header says, address by address."""

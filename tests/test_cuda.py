@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from lap_checks import assert_optimal, scipy_total
 from matrices import ADVERSARIAL, FAMILIES
 from rebasin_fast import (
     Assignment,
+    _arrays,
+    _on_device,
     cuda,
     linear_sum_assignment,
     solve_assignment,
@@ -223,6 +227,37 @@ def test_errors_of_batches(device):
         solve_assignment_batch([there.put(np.ones((2, 2), np.float32)), there.put(np.ones((2, 2), np.int64))])
     empty = solve_assignment_batch(there.put(np.zeros((0, 3, 3), np.float32)))
     assert host(empty.col_ind).shape == (0, 3)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_where_memory_lacks_it_is_tried_again_with_what_was_only_kept(monkeypatch, failures):
+    given_back = []
+    monkeypatch.setattr(_on_device, "give_back_kept_memory", lambda: given_back.append(1))
+    with fake_device.installed(monkeypatch, library="torch") as (extension, put):
+        right, asked = extension.solve, []
+
+        def solve(*arguments):
+            asked.append(1)
+            if len(asked) <= failures:
+                raise MemoryError("cudaMallocFromPoolAsync: out of memory")
+            return right(*arguments)
+
+        monkeypatch.setattr(extension, "solve", solve)
+        cost = put(np.array([[3.0, 1.0], [1.0, 3.0]]))
+        if failures == 1:
+            assert solve_assignment(cost).col_ind.tolist() == [1, 0]
+        else:
+            with pytest.raises(MemoryError, match="cudaMalloc"):
+                solve_assignment(cost)
+    assert (len(given_back), len(asked)) == (1, 2)
+
+
+def test_what_libraries_keep_is_given_back(monkeypatch):
+    pool = types.SimpleNamespace(freed=0)
+    pool.free_all_blocks = lambda: setattr(pool, "freed", pool.freed + 1)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(get_default_memory_pool=lambda: pool))
+    _arrays.give_back_kept_memory()  # torch, too, where there is no device
+    assert pool.freed == 1
 
 
 def test_without_a_device_the_error_says_why(monkeypatch):

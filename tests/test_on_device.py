@@ -17,6 +17,7 @@ from models import MLP, VGG16, ResNet20, randomise
 from rebasin_fast import (
     PermutationSpec,
     WeightMatcher,
+    _assign,
     activation_matching,
     apply_permutation,
     cuda,
@@ -28,6 +29,8 @@ from rebasin_fast import (
     vgg16,
     weight_matching,
 )
+from rebasin_fast._nested_assignment import solve_nested
+from rebasin_fast.layout import Structure
 
 WIDTHS = (20, 40, 30, 5)
 VGG = {"width_multiplier": 0.125, "classifier_widths": (32, 24), "spatial": 2}
@@ -163,6 +166,57 @@ def test_specs_that_are_not_plain(device):
     assert same(found.permutation, want.permutation)
     assert found.objective == pytest.approx(want.objective)
     assert only_answers_travelled(device, spec, a)
+
+
+HEADS = PermutationSpec.from_axes_to_perm(
+    {
+        "q": ("qk", "P"), "k": ("qk", "P"), "v": ("v", "P"), "o": ("P", "v"), "up": ("hidden", "P"),
+        "down": ("P", "hidden"), "in": ("P", None), "grouped": ("g", "P"), "out": (None, "g"),
+    },
+    sizes={"P": 10, "heads": 3, "qk": 12, "v": 15, "hidden": 11, "g": 8},
+    blocks={"qk": "heads", "v": "heads", "g": 2},
+)  # fmt: skip
+
+
+def heads(seed):
+    generator = torch.Generator().manual_seed(seed)
+    size = HEADS.sizes
+    return {
+        name: torch.randn([size[axis.group] if axis else 6 for axis in axes], generator=generator)
+        for name, axes in HEADS.axes.items()
+    }
+
+
+@pytest.mark.parametrize("solver", [True, False])
+def test_attention_heads(device, solver, monkeypatch):
+    """Units within heads: the problems of all pairs of heads in batches there, and the heads' own there as well."""
+    if not solver:
+        monkeypatch.setattr(cuda, "why_unusable", lambda: "there is none")
+    a, b = heads(1), heads(2)
+    found, want = weight_matching(HEADS, device.put(a), device.put(b)), weight_matching(HEADS, a, b)
+    assert same(found.permutation, want.permutation)
+    assert found.objective == pytest.approx(want.objective)
+    if solver:
+        assert only_answers_travelled(device, HEADS, a)
+    if isinstance(device, FakeDevice):
+        assert (device.stacks > 0) == solver
+
+
+@pytest.mark.parametrize("at_once", [1, 10**6])
+def test_blocks_in_blocks(device, at_once, monkeypatch):
+    monkeypatch.setattr(_assign, "_COPIED_AT_ONCE", at_once)
+    sizes = {"experts": 2, "heads": 6, "units": 24, "gates": 10, "fixed": 9}
+    blocks = {"units": "heads", "heads": "experts", "gates": "experts", "fixed": 3}
+    rng = np.random.default_rng(5)
+    for root in ("experts", "fixed"):
+        family = [root] if root == "fixed" else ["experts", "units", "gates"]  # of heads themselves nothing is known
+        similarity = {group: rng.normal(size=(sizes[group],) * 2) for group in family}
+        there = device.put({group: torch.from_numpy(matrix) for group, matrix in similarity.items()})
+        if root == "experts":
+            there["gates"] = similarity["gates"]  # in numpy: joins the others
+        structure = Structure(sizes, blocks)
+        assert same(solve_nested(structure, root, there), solve_nested(structure, root, similarity))
+    assert max(device.to_host) <= 24
 
 
 def test_a_network_on_the_cpu_joins_one_on_the_device(device):

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <deque>
 #include <limits>
 #include <map>
 #include <tuple>
@@ -84,13 +85,36 @@ __global__ void __launch_bounds__(kMostThreads)
     write_cells(matching, rows, cols, task.turned, to);
 }
 
+// Tasks on their way to the device: they live until the stream has been waited for.
+class SentTasks {
+  public:
+    explicit SentTasks(Stream stream) : stream_(stream) {}
+    ~SentTasks() {
+        try {
+            synchronize(stream_);
+        } catch (const Error&) {  // whoever waits next is told
+        }
+    }
+    SentTasks(const SentTasks&) = delete;
+    SentTasks& operator=(const SentTasks&) = delete;
+
+    const std::vector<BlockTask>& keep(std::vector<BlockTask> tasks) {
+        kept_.push_back(std::move(tasks));
+        return kept_.back();
+    }
+
+  private:
+    const Stream stream_;
+    std::deque<std::vector<BlockTask>> kept_;
+};
+
 template <class S>
 class TaskGroup {
   public:
     TaskGroup(std::vector<BlockTask> tasks, unsigned threads, bool staged)
         : tasks_(std::move(tasks)), threads_(threads), staged_(staged) {}
 
-    void run(double factor, bool guarded, int* status, Stream stream) {
+    void run(double factor, bool guarded, int* status, SentTasks* sent, Stream stream) {
         std::vector<Buffer<S>> packed;
         std::size_t matching = 0, whole = 0;
         std::int64_t rows = 1;
@@ -112,7 +136,7 @@ class TaskGroup {
         const auto count = static_cast<std::int64_t>(tasks_.size());
         Buffer<unsigned char> workspace(apart ? count * static_cast<std::int64_t>(matching) : 0, stream);
         Buffer<BlockTask> on_device(count, stream);
-        on_device.upload(tasks_.data());
+        on_device.upload(sent->keep(std::move(tasks_)).data());
         launch(solve_tasks<S>,
                {dim3(static_cast<unsigned>(count)), dim3(threads_), apart ? std::size_t{0} : shared}, stream,
                static_cast<const BlockTask*>(on_device.get()), factor, overflow_limit(rows, guarded), staged_,
@@ -143,14 +167,15 @@ bool fits_staged(const DeviceMatrix& costs, std::size_t usable) {
 }
 
 template <class S>
-void run_tasks(const std::vector<BlockTask>& tasks, double factor, bool guarded, int* status, Stream stream) {
+void run_tasks(const std::vector<BlockTask>& tasks, double factor, bool guarded, int* status, SentTasks* sent,
+               Stream stream) {
     if (tasks.empty()) return;
     std::map<std::pair<unsigned, bool>, std::vector<BlockTask>> groups;
     const std::size_t usable = TaskGroup<S>::usable_shared_memory();  // asked once: there may be thousands
     for (const BlockTask& task : tasks)
         groups[{threads_for(task.costs.cols), fits_staged<S>(task.costs, usable)}].push_back(task);
     for (auto& [key, members] : groups)
-        TaskGroup<S>(std::move(members), key.first, key.second).run(factor, guarded, status, stream);
+        TaskGroup<S>(std::move(members), key.first, key.second).run(factor, guarded, status, sent, stream);
 }
 
 inline std::vector<Outcome> solve_batch_on(const std::vector<BatchProblem>& problems, bool maximize,
@@ -165,16 +190,17 @@ inline std::vector<Outcome> solve_batch_on(const std::vector<BatchProblem>& prob
     }
     const double sign = maximize ? -1.0 : 1.0;
     Buffer<int> status(static_cast<std::int64_t>(problems.size()), stream);
-    run_tasks<float>(floats, sign, false, status.get(), stream);
-    run_tasks<std::int32_t>(ints, sign, false, status.get(), stream);
-    run_tasks<double>(doubles, sign, false, status.get(), stream);
+    SentTasks sent(stream);
+    run_tasks<float>(floats, sign, false, status.get(), &sent, stream);
+    run_tasks<std::int32_t>(ints, sign, false, status.get(), &sent, stream);
+    run_tasks<double>(doubles, sign, false, status.get(), &sent, stream);
     std::vector<int> flaws = status.on_host();
     std::vector<BlockTask> again;
     for (const BlockTask& task : doubles)
         if (flaws[static_cast<std::size_t>(task.index)] == kOverflows) again.push_back(task);
     if (!again.empty()) {
         constexpr double guard = 0x1p-64;
-        run_tasks<double>(again, sign * guard, true, status.get(), stream);
+        run_tasks<double>(again, sign * guard, true, status.get(), &sent, stream);
         flaws = status.on_host();
     }
     std::vector<Outcome> outcomes;

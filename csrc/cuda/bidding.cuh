@@ -73,9 +73,10 @@ class Round {
         s_.queue(1 - active_)[atomicAdd(&s_.control->count[1 - active_], 1)] = next;
     }
 
+    // By the one that has won the column.
     __device__ void clear(int k) const {
         const int j = s_.bid_column[k];
-        if (j < 0) return;
+        if (j < 0 || s_.matching.row_of_col[j] != s_.queue(active_)[k]) return;
         s_.best_bid[j] = kNoBid;
         s_.winner[j] = kNothing;
     }
@@ -218,7 +219,8 @@ __global__ void release_loose(ListState<S> s, double eps) {
          i += warps) {
         const int j = s.matching.col_of_row[i];
         if (j < 0) continue;
-        const double listed = s.two_least(i).first, bound = s.list_bound[i];
+        const double listed = s.least(i), bound = s.list_bound[i];
+        __syncwarp();  // everybody has read the column; shuffles order no memory
         if (threadIdx.x % kWarp == 0 && s.reduced_at(i, j) > (listed < bound ? listed : bound) + eps) {
             s.matching.row_of_col[j] = -1;
             s.matching.col_of_row[i] = -1;
@@ -233,7 +235,7 @@ __global__ void sample_lists(ListState<S> s, int samples, double* slack, int* eq
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
     for (int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; k < samples; k += warps) {
         const int i = static_cast<int>(static_cast<long long>(k) * s.costs.rows / samples);
-        const double best = s.two_least(i).first;
+        const double best = s.least(i);
         const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
         int count = 0;
         for (int from = 0; from < kListed; from += kWarp) {

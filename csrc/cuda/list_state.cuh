@@ -76,6 +76,16 @@ struct ListState {
     }
     __device__ double reduced_at(int i, int j) const { return at(i, j) - matching.v[j]; }
 
+    // By all lanes of a warp: the smallest reduced cost of row i's list. Looks at no matching.
+    __device__ double least(int i) const {
+        Least best = Least::none();
+        const int size = list_size[i];
+        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
+        for (int k = static_cast<int>(threadIdx.x) % kWarp; k < size; k += kWarp)
+            best.take({costs.cost(list_costs[at + k]) - matching.v[list_columns[at + k]], 0});
+        return over_warp(best).value;
+    }
+
     // By all lanes of a warp: the two smallest reduced costs of row i's list. The code tells the distance of
     // the column and whether it is taken; free columns come first.
     __device__ TwoLeast two_least(int i) const {

@@ -10,7 +10,6 @@
 #include "cuda/passes.cuh"
 #include "cuda/solver.hpp"
 #include "cuda/start_prices.hpp"
-#include "lap/price_checks.hpp"
 
 namespace rebasin_fast::cuda {
 
@@ -22,7 +21,7 @@ __global__ void find_tight(ListState<S> s, double rounding, unsigned long long* 
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
     for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows;
          i += warps) {
-        const double best = s.two_least(i).first;
+        const double best = s.least(i);
         const bool known = best < kForbidden && !(best > s.list_bound[i]);
         const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
         unsigned long long places = 0;
@@ -45,7 +44,7 @@ __global__ void measure_matched(ListState<S> s, double* above, double* scale) {
     const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
     for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; i < s.costs.rows;
          i += warps) {
-        const double best = s.two_least(i).first;
+        const double best = s.least(i);
         if (threadIdx.x % kWarp != 0) continue;
         const int j = s.matching.col_of_row[i];
         above[i] = j < 0 ? 0.0 : s.reduced_at(i, j) - best;
@@ -108,7 +107,8 @@ class Opening {
         begin_with(nullptr, Prices::minima);
         prices.resize(static_cast<std::size_t>(cols_));
         copy_to_host(prices.data(), state_.matching.v, prices.size() * sizeof(double), stream_);
-        if (!are_outlying(&prices, sample())) return Prices::minima;
+        const Minima found = look_at_minima(std::move(prices), sample());
+        if (found == Minima::useful || (found == Minima::spread && minima_decide())) return Prices::minima;
         return begin_with(nullptr, Prices::zero);
     }
 
@@ -159,6 +159,18 @@ class Opening {
         });
     }
 
+    // Whether nearly every row of a sample holds a column minimum. Of products the minima are those of a few
+    // rows.
+    bool minima_decide() {
+        if (!source_.is_stored()) return false;
+        constexpr int samples = kRowsAsked;
+        Buffer<int> holders(1, stream_);
+        holders.fill_with_byte(0);
+        launch(count_holders<S>, {blocks_for(samples, 1), kWarp}, stream_, state_.costs,
+               static_cast<const unsigned long long*>(minima_.get()), samples, holders.get());
+        return nearly_all_hold(holders.on_host()[0]);
+    }
+
     Prices begin_with(const std::vector<double>* prices, Prices which) {
         if (prices != nullptr) upload(*prices);
         const bool by_minima = which == Prices::minima || (which == Prices::given && prices == nullptr);
@@ -176,6 +188,7 @@ class Opening {
 
     bool prepare_duals() {
         if (!square() || options_.col_duals == nullptr) return false;
+        if (tail_is_heavy_of(static_cast<int>(rows_), static_cast<int>(cols_), cells())) return false;
         duals_.resize(static_cast<std::size_t>(cols_));
         copy_to_host(duals_.data(), options_.col_duals, duals_.size() * sizeof(double), stream_);
         if (!centre_duals(state_.costs.sign, integral_, sample(), &duals_)) return false;
@@ -191,9 +204,9 @@ class Opening {
         return {[this](const std::vector<int>& rows, const std::vector<int>& cols) {
                     const auto count = static_cast<std::int64_t>(rows.size());
                     Buffer<int> i(count, stream_), j(count, stream_);
+                    Buffer<double> costs(count, stream_);
                     i.upload(rows.data());
                     j.upload(cols.data());
-                    Buffer<double> costs(count, stream_);
                     launch(gather_cells<S>, {blocks(count, 128), 128}, stream_, state_,
                            static_cast<const int*>(i.get()), static_cast<const int*>(j.get()),
                            static_cast<int>(count), costs.get());

@@ -27,6 +27,20 @@ __global__ void survey_columns(Costs<S> c, int rows, int strip, double largest, 
     if (threadIdx.x % kWarp == 0 && found.value != 0) atomicOr(flaws, static_cast<int>(found.value));
 }
 
+// Adds to *holders how many of `samples` rows hold the minimum of a column. A warp a row.
+template <class S>
+__global__ void count_holders(Costs<S> c, const unsigned long long* minima, int samples, int* holders) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int warps = static_cast<int>(blockDim.x) / kWarp * static_cast<int>(gridDim.x);
+    for (int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp; k < samples; k += warps) {
+        const int i = static_cast<int>(static_cast<long long>(k) * c.rows / samples);
+        bool holds = false;  // a column without a minimum has NaN for one
+        for (int j = lane; j < c.cols; j += kWarp) holds |= c.at(i, j) == of_key(minima[j]);
+        holds = __any_sync(kWholeWarp, holds) != 0;
+        if (lane == 0 && holds) atomicAdd(holders, 1);
+    }
+}
+
 // Prices to begin with: those given, or column minima, or 0. Nobody is matched.
 template <class S>
 __global__ void begin(ListState<S> s, const unsigned long long* minima, const double* given) {

@@ -49,6 +49,18 @@ int attribute(cudaDeviceAttr which) {
     return value;
 }
 
+// Lets a kernel have as much dynamic shared memory as there is on the current device. Never less: the limit
+// is the kernel's, not the launch's, and another host thread may be about to launch it with more.
+void allow_shared_memory(const void* kernel) {
+    cudaFuncAttributes now;
+    check(cudaFuncGetAttributes(&now, kernel), "cudaFuncGetAttributes");
+    const int most =
+        attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - static_cast<int>(now.sharedSizeBytes);
+    if (now.maxDynamicSharedSizeBytes >= most) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+          "cudaFuncSetAttribute");
+}
+
 }  // namespace
 
 void* allocate(std::size_t bytes, Stream stream) {
@@ -104,10 +116,7 @@ void launch_pointers(const void* kernel, unsigned blocks_x, unsigned blocks_y, u
                      std::size_t shared_bytes, Stream stream) {
     // Of the 48 KiB that need no asking a kernel's own arrays take some.
     constexpr std::size_t without_asking = std::size_t{40} << 10;
-    if (shared_bytes > without_asking)
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared_bytes)),
-              "cudaFuncSetAttribute");
+    if (shared_bytes > without_asking) allow_shared_memory(kernel);
     check(cudaLaunchKernel(kernel, dim3(blocks_x, blocks_y, blocks_z), dim3(threads_x, threads_y, threads_z),
                            arguments, shared_bytes, stream),
           "cudaLaunchKernel");

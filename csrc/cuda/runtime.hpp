@@ -28,6 +28,8 @@ class Error : public std::runtime_error {
 void* allocate(std::size_t bytes, Stream stream);
 void release(void* memory, Stream stream) noexcept;
 void fill_bytes(void* at, int byte, std::size_t bytes, Stream stream);
+// `from` may be read until the stream is next waited for: where CUDA reads pageable memory itself it need not
+// have been when this returns.
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream);
 void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream);  // waits for the stream
 void copy_on_device(void* to, const void* from, std::size_t bytes, Stream stream);

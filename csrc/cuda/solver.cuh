@@ -69,15 +69,19 @@ class DeviceSolver {
         if (entries != Status::optimal) return entries;
         control();
         if (stopped_) return Status::interrupted;
-        if (begin_from(opening_.choose(true)) == Opening<S>::Prices::given) {
+        auto start = begin_from(opening_.choose(true));
+        if (start == Opening<S>::Prices::given) {
             const std::int64_t free = opening_.give_tight_columns();
             if (free == 0) return Status::optimal;
             const bool nearly_right = !more_than(kNearlyRight, free);
             if (nearly_right && correct()) return finish();
             if (stopped_) return Status::interrupted;
-            if (nearly_right || more_than(kHopeless, free)) begin_from(opening_.choose(false));
+            if (nearly_right || more_than(kHopeless, free)) start = begin_from(opening_.choose(false));
         }
-        const std::int64_t left = bid(0.0, kReductionBids * rows_);
+        std::int64_t left = bid(0.0, kReductionBids * rows_);
+        if (start == Opening<S>::Prices::zero && !more_than(kLittleCompetition, left) && left > 0 &&
+            !stopped_)
+            left = bid(0.0, kFinalBids * rows_);
         if (stopped_) return Status::interrupted;
         if (left == 0) return Status::optimal;
         if (square() && !ties_ && more_than(kFewFree, left)) {

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "lap/monge.hpp"
-#include "lap/price_checks.hpp"
 #include "lap/tight_matching.hpp"
 
 namespace rebasin_fast::cuda {
@@ -17,16 +16,25 @@ bool monge_prices(int n, bool whole, const Cells& cells, std::vector<double>* pr
 std::vector<double> scattered_cells(int n, int m, const Cells& cells) {
     std::vector<int> rows, cols;
     for (std::int64_t k = 0; k < m; ++k) {
-        rows.push_back(static_cast<int>(k % n));
-        cols.push_back(static_cast<int>(k * 7919 % m));
+        rows.push_back(static_cast<int>(scattered_row(k, n)));
+        cols.push_back(static_cast<int>(scattered_column(k, m)));
     }
     return cells.at(rows, cols);
 }
 
-bool are_outlying(std::vector<double>* minima, std::vector<double> sample) {
-    for (double& c : *minima)
+bool tail_is_heavy_of(int n, int m, const Cells& cells) {
+    std::vector<int> rows, cols;
+    for (std::int64_t k = 0; k < kTailSamples; ++k) {
+        rows.push_back(static_cast<int>(k * 7907 % n));
+        cols.push_back(static_cast<int>(k * 7919 % m));
+    }
+    return tail_is_heavy(cells.at(rows, cols));
+}
+
+Minima look_at_minima(std::vector<double> minima, std::vector<double> sample) {
+    for (double& c : minima)
         if (!(c < std::numeric_limits<double>::infinity())) c = 0.0;
-    return spread(*minima) > kOutlying * spread(std::move(sample));
+    return look_at(minima, std::move(sample));
 }
 
 std::int64_t match_tight(const std::vector<unsigned long long>& tight,

@@ -7,6 +7,8 @@
 #include <functional>
 #include <vector>
 
+#include "lap/price_checks.hpp"
+
 namespace rebasin_fast::cuda {
 
 // Fetches costs, many at a time, for every call waits for the device: those of cells (rows[k], cols[k]), or
@@ -23,9 +25,11 @@ bool monge_prices(int n, bool whole, const Cells& cells, std::vector<double>* pr
 // A cell of every column of an (n, m) matrix, scattered over its rows.
 std::vector<double> scattered_cells(int n, int m, const Cells& cells);
 
-// Whether column minima spread so much wider than the costs themselves that they are outliers, which say
-// nothing about their columns: with heavy tails prices of 0 are far better. Infinite ones are made 0.
-bool are_outlying(std::vector<double>* minima, std::vector<double> sample);
+// Whether tails are so heavy that prices of 0 are better than any (lap/price_checks.hpp).
+bool tail_is_heavy_of(int n, int m, const Cells& cells);
+
+// What column minima are worth as prices; infinite ones are made 0.
+Minima look_at_minima(std::vector<double> minima, std::vector<double> sample);
 
 // The matching that duals leave behind. Bit k of tight[i]: row i's least reduced cost is that of column
 // columns[i * listed + k]. Returns the column of every row, -1 for none, and how many have one.

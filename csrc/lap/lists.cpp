@@ -43,7 +43,7 @@ constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kF
 
 // Where eps-scaling begins and ends, as parts of the typical slack. The share of rows that the row reduction
 // leaves free tells how much competition there is, and so how far prices have to fall.
-constexpr double kMuchCompetition = 0.25, kLittleCompetition = 0.15;
+constexpr double kMuchCompetition = 0.25;
 constexpr double kEpsOfMuch = 0.125, kEpsOfLittle = 0.025, kEpsLeast = 1e-5;
 constexpr double kEpsFall = 7.0;
 
@@ -200,11 +200,10 @@ class ListSolver {
     // where there are few distinct costs: then most rows can be matched without making a list.
     bool minima_decide(const std::vector<T>& column_best) {
         if constexpr (!Source::kInMemory) return false;  // and its column minima are of a sample of rows only
-        constexpr std::int64_t samples = 64;
         const std::vector<std::int32_t> all_free(column_best.size(), -1);
         std::int64_t hold = 0, tied = 0;
-        for (std::int64_t k = 0; k < samples; ++k) {
-            const T* row = state_.lists.row(static_cast<std::int32_t>(k * source_.rows / samples));
+        for (std::int64_t k = 0; k < kRowsAsked; ++k) {
+            const T* row = state_.lists.row(static_cast<std::int32_t>(k * source_.rows / kRowsAsked));
             std::int64_t count = 0;
             for (std::int64_t j = -1; count < kSeveral; ++count) {
                 j = simd::kernels<T>().find_free_equal(row, column_best.data(), all_free.data(), j + 1,
@@ -214,9 +213,8 @@ class ListSolver {
             hold += count > 0;
             tied += count == kSeveral;
         }
-        ties_ = 2 * tied > samples;
-        constexpr double nearly_all = 0.9;
-        return static_cast<double>(hold) >= nearly_all * samples;
+        ties_ = 2 * tied > kRowsAsked;
+        return nearly_all_hold(hold);
     }
 
     // Gives each row a free column whose minimum it holds, from its own place on: a constant matrix gives the

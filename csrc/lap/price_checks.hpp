@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace rebasin_fast {
@@ -19,9 +20,59 @@ inline double spread(std::vector<double> values) {
     return *high - first;
 }
 
-// Column minima that spread more than so many times wider than the costs are outliers, which say nothing
-// about their columns: with heavy tails prices of 0 are far better.
-inline constexpr double kOutlying = 2.0;
+// A few cells of an (n, m) matrix: the k-th is in row k % n and column k * 7919 % m, so that m of them are
+// one of every column, scattered over the rows.
+inline std::int64_t scattered_row(std::int64_t k, std::int64_t n) {
+    return k % n;
+}
+inline std::int64_t scattered_column(std::int64_t k, std::int64_t m) {
+    return k * 7919 % m;
+}
+
+// What column minima are as prices to begin with.
+enum class Minima {
+    noise,   // they say nothing about the columns, and prices of 0 are far better
+    useful,  // no worse than others
+    spread   // as noise, unless nearly every row holds one of them, as where a permutation is planted
+};
+
+// Column minima are noise where they are outliers, for tails are heavy; mostly, too, where they are spread
+// out and the costs are no less so once they are taken off. `sample` is one cell of every column, scattered.
+inline Minima look_at(const std::vector<double>& minima, std::vector<double> sample) {
+    constexpr double outlying = 2.0, apart = 0.2;
+    const std::int64_t m = std::ssize(minima);
+    std::vector<double> reduced = sample;
+    for (std::int64_t k = 0; k < m; ++k) reduced[k] -= minima[scattered_column(k, m)];
+    const double of_minima = spread(minima), of_costs = spread(std::move(sample));
+    if (of_minima > outlying * of_costs) return Minima::noise;
+    return of_minima > apart * of_costs && spread(std::move(reduced)) > of_costs ? Minima::spread
+                                                                                 : Minima::useful;
+}
+
+// So many rows of a sample tell whether nearly every row holds a column minimum.
+inline constexpr std::int64_t kRowsAsked = 64;
+inline bool nearly_all_hold(std::int64_t rows) {
+    return 10 * rows >= 9 * kRowsAsked;
+}
+
+// For tail_is_heavy(): cells (k * 7907 % n, k * 7919 % m), k < kTailSamples.
+inline constexpr std::int64_t kTailSamples = 4096;
+
+// Whether the cheapest hundredth of the costs, in a sample, lies far below all others. Zero prices and a few
+// bids a row then give nearly every row its column: neither column minima are needed nor is any other start,
+// not even a neighbouring problem's optimal prices, corrected as quickly.
+inline bool tail_is_heavy(std::vector<double> costs) {
+    constexpr double far = 8.0;
+    for (const double cost : costs)
+        if (!std::isfinite(cost)) return false;
+    std::sort(costs.begin(), costs.end());
+    const std::size_t count = costs.size();
+    const double middle = costs[count / 2], quarter = middle - costs[count / 4];
+    return quarter > 0.0 && middle - costs[count / 100] > far * quarter;
+}
+
+// Rows that bids from prices of zero leave free, of those there are: so few that more bids settle nearly all.
+inline constexpr double kLittleCompetition = 0.15;
 
 // Brings duals to a problem's sign, whole for integers, around 0: only their differences matter. False when
 // these are so large, beside the costs in `sample`, that rounding would swallow the costs.

@@ -30,34 +30,27 @@ struct SourceCells {
     }
 };
 
-// Of an (n, m) matrix a cell of every column, scattered over the rows.
+// A cell of every column, scattered over the rows.
 template <class Source>
 std::vector<double> scattered_cells(const Source& source) {
     std::vector<double> costs(static_cast<std::size_t>(source.cols));
     for (std::int64_t k = 0; k < source.cols; ++k)
-        costs[k] = source.at(k % source.rows, k * 7919 % source.cols);
+        costs[k] = source.at(scattered_row(k, source.rows), scattered_column(k, source.cols));
     return costs;
 }
 
 // Every column as cheap as its cheapest row; a column that is forbidden throughout gets price 0. False where
-// prices of 0 are far better, for the minima are outliers that say nothing about the columns: they are spread
-// out, and the costs no less once they are taken off. `known` to matter are those that nearly every row holds
-// one of, as where a permutation is planted: unless tails are heavy.
+// prices of 0 are better. `known` to matter are minima that nearly every row holds one of.
 template <class Source>
 bool column_minima(const Source& source, const std::vector<typename Source::Element>& column_best, bool known,
                    std::vector<double>* prices) {
-    const std::int64_t m = source.cols;
-    std::vector<double> sample = scattered_cells(source), reduced = sample;
-    prices->resize(static_cast<std::size_t>(m));
-    for (std::int64_t j = 0; j < m; ++j) {
+    prices->resize(static_cast<std::size_t>(source.cols));
+    for (std::int64_t j = 0; j < source.cols; ++j) {
         const double c = source.sign * static_cast<double>(column_best[static_cast<std::size_t>(j)]);
         (*prices)[j] = c < kForbidden ? c : 0.0;
     }
-    for (std::int64_t k = 0; k < m; ++k) reduced[k] -= (*prices)[k * 7919 % m];
-    constexpr double apart = 0.2;
-    const double of_minima = spread(*prices), of_costs = spread(std::move(sample));
-    if (of_minima > kOutlying * of_costs) return false;
-    return known || !(of_minima > apart * of_costs && spread(std::move(reduced)) > of_costs);
+    const Minima found = look_at(*prices, scattered_cells(source));
+    return found == Minima::useful || (found == Minima::spread && known);
 }
 
 // The caller's duals, brought to this problem's sign, and whole numbers for integers. `of_rows`: they belong

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "lap/crew.hpp"
@@ -52,21 +52,13 @@ Survey<typename Source::Element> survey(const Source& source, bool maximize, Cre
     return all;
 }
 
-// Whether the cheapest hundredth of the costs, in a sample, lies far below all others. Zero prices and a few
-// bids a row then give nearly every row its column: neither column minima are needed nor is any other start,
-// not even a neighbouring problem's optimal prices, corrected as quickly.
+// From a few cells.
 template <class Source>
 bool tail_is_heavy(const Source& source) {
-    constexpr std::int64_t samples = 4096;
-    constexpr double far = 8.0;
-    std::vector<double> costs(samples);
-    for (std::int64_t k = 0; k < samples; ++k) {
+    std::vector<double> costs(kTailSamples);
+    for (std::int64_t k = 0; k < kTailSamples; ++k)
         costs[k] = source.at(k * 7907 % source.rows, k * 7919 % source.cols);
-        if (!std::isfinite(costs[k])) return false;
-    }
-    std::sort(costs.begin(), costs.end());
-    const double middle = costs[samples / 2], quarter = middle - costs[samples / 4];
-    return quarter > 0.0 && middle - costs[samples / 100] > far * quarter;
+    return tail_is_heavy(std::move(costs));
 }
 
 // Whether, going by a few rows, column minima only follow the noise (as column_minima() would find of all

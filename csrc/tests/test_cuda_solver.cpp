@@ -120,6 +120,12 @@ TEST_CASE(warm, "a start from given prices, good and bad: exact, and a good one 
         for (double& v : prices) v = 10 * unit(random) - 5;
         check_solved(s, "from bad duals", options);
     }
+    const Stored heavy = stored(families()[9].make(random, n, n), Element::f64, n, n, Layout::rows);
+    Room room(n, n);
+    solve_here(heavy, &room, {});
+    SolveOptions options;
+    options.col_duals = room.v.data();
+    check_solved(heavy, "heavy tails need nobody's duals", options);
 }
 
 TEST_CASE(starts, "rank-one, sorted and heavy-tailed costs: the start spares the work, with integers too") {
@@ -136,6 +142,54 @@ TEST_CASE(starts, "rank-one, sorted and heavy-tailed costs: the start spares the
     check_solved(stored(distances, Element::f64, n, n, Layout::rows), "distances on a line", {});
     const Stored heavy = stored(families()[9].make(random, n, n), Element::f32, n, n, Layout::rows);
     check_solved(heavy, "heavy tails", {});
+}
+
+// What column minima of an (n, n) matrix are worth, by the rule the CPU has, and how many rows in 64 hold
+// one.
+std::pair<Minima, int> minima_of(const Stored& s) {
+    const auto n = static_cast<std::size_t>(s.cols);
+    std::vector<double> minima(n, kInf), sample(n);
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j < n; ++j) minima[j] = std::min(minima[j], s.values[i * n + j]);
+    for (std::int64_t k = 0; k < s.cols; ++k)
+        sample[std::size_t(k)] = s.values[static_cast<std::size_t>(scattered_row(k, s.rows) * s.cols +
+                                                                   scattered_column(k, s.cols))];
+    std::vector<unsigned long long> keys;
+    for (const double x : minima) keys.push_back(x < kInf ? key_of(x) : kNoBid);
+    int holders = 0;
+    const Costs<double> costs{s.values.data(), s.cols, 1.0, s.rows, s.cols};
+    launch(count_holders<double>, {3, 64}, nullptr, costs, keys.data(), static_cast<int>(kRowsAsked),
+           &holders);
+    return {look_at_minima(std::move(minima), std::move(sample)), holders};
+}
+
+TEST_CASE(
+    minima,
+    "minima that are noise, useful, or useful where rows hold them, are told apart, and all is solved") {
+    Random random(14);
+    constexpr int n = 128;
+    const std::vector<double> x = draws(random, n);
+    const Entry uniform = families()[0].make(random, n, n);
+    const Entry heavy = families()[9].make(random, n, n);
+    const Entry normal = [&](int, int) { return std::normal_distribution<double>()(random); };
+    const Entry planted = [&](int i, int j) {
+        return i == j ? std::abs(x[std::size_t(j)]) / 2 : 5 + unit(random);
+    };
+    struct {
+        Entry entry;
+        Minima want;
+        bool held;
+    } const all[] = {{uniform, Minima::useful, false},
+                     {heavy, Minima::noise, false},
+                     {normal, Minima::spread, false},
+                     {planted, Minima::spread, true}};
+    for (const auto& [entry, want, held] : all) {
+        const Stored s = stored(entry, Element::f64, n, n, Layout::rows);
+        const auto [found, holders] = minima_of(s);
+        CHECK(found == want);
+        CHECK(nearly_all_hold(holders) == held);
+        check_solved(s, "minima", {});
+    }
 }
 
 TEST_CASE(bad_entries, "NaN, infinities of the wrong sign, infeasible problems, huge numbers") {

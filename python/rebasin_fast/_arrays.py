@@ -219,6 +219,12 @@ def new_beside(array: Array, shape: Sequence[int], dtype: str) -> Array:
     return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=array.device)
 
 
+def zeros_beside(array: Array, shape: Sequence[int], dtype: str) -> Array:
+    """Return a tensor of zeros on the device of the tensor `array`."""
+    torch: Any = torch_of(array)
+    return torch.zeros(tuple(shape), dtype=getattr(torch, dtype), device=array.device)
+
+
 def narrow(array: Array, axis: int, start: int, stop: int) -> Array:
     """Return a view of the slices `start` to `stop` of `array` along `axis`."""
     return array[(slice(None),) * axis + (slice(start, stop),)]
@@ -530,6 +536,15 @@ def copied_beside(like: DeviceArray, array: npt.NDArray[Any]) -> Array:
 def device_to_numpy(array: Array) -> npt.NDArray[Any]:
     """Return a copy of a torch tensor or cupy array in the host's memory."""
     return to_numpy(array) if torch_of(array) is not None else np.asarray(array.get())
+
+
+def give_back_kept_memory() -> None:
+    """Have torch and cupy, if they are loaded, give back the device memory that no array uses any more."""
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None:
+        torch.cuda.empty_cache()
+    if cupy is not None:
+        cupy.get_default_memory_pool().free_all_blocks()
 
 
 def brought_to_host(value: Any) -> Any:

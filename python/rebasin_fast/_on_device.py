@@ -21,6 +21,7 @@ from rebasin_fast._arrays import (
     copied_beside,
     device_to_numpy,
     empty_beside,
+    give_back_kept_memory,
     lies_on_cuda,
 )
 from rebasin_fast._cost_matrix import as_duals
@@ -57,8 +58,14 @@ def solve(cost: DeviceArray, maximize: bool, duals: Any = None, *, with_duals: b
     stats = {"method": "auto", "row_scans": 0, "augmentations": 0}
     if min(cost.shape) > 0:
         start = None if duals is None else _start_prices(cost, duals, cost.shape[1])
-        stats = _extension().solve(
-            _given(cost), maximize, 0 if start is None else start.address, places.addresses(), cost.device, cost.stream
+        stats = _called(
+            "solve",
+            _given(cost),
+            maximize,
+            0 if start is None else start.address,
+            places.addresses(),
+            cost.device,
+            cost.stream,
         )
     else:
         places.clear()
@@ -79,7 +86,7 @@ def factor_on_device(name: str, factor: DeviceArray, wide: bool) -> DeviceArray:
 
 def largest_magnitude(factor: DeviceArray) -> float:
     """Return the largest magnitude in a factor; infinity or NaN where it holds one."""
-    return float(_extension().largest_magnitude(_given(factor), factor.device, factor.stream))
+    return float(_called("largest_magnitude", _given(factor), factor.device, factor.stream))
 
 
 def solve_factored(a: DeviceArray, b: DeviceArray, maximize: bool, duals: Any) -> Found:
@@ -90,8 +97,8 @@ def solve_factored(a: DeviceArray, b: DeviceArray, maximize: bool, duals: Any) -
     start = None if duals is None else _start_prices(a, duals, shape[1])
     if min(shape) > 0:
         address = 0 if start is None else start.address
-        stats = _extension().solve_factored(
-            _given(a), _given(b), maximize, address, places.addresses(), a.device, a.stream
+        stats = _called(
+            "solve_factored", _given(a), _given(b), maximize, address, places.addresses(), a.device, a.stream
         )
     else:
         places.clear()
@@ -111,7 +118,7 @@ def solve_stack(stack: DeviceArray, maximize: bool, with_duals: bool) -> Found:
     problems, *shape = stack.shape
     places = _Places(stack, tuple(shape), problems, with_duals)
     if problems > 0 and min(shape) > 0:
-        _extension().solve_stack(_given(stack), maximize, places.addresses(), stack.device, stack.stream)
+        _called("solve_stack", _given(stack), maximize, places.addresses(), stack.device, stack.stream)
     else:
         places.clear()
     found = places.arrays(stacked=True)
@@ -134,7 +141,8 @@ def solve_list(costs: Sequence[DeviceArray], maximize: bool, with_duals: bool) -
     for cost, place in zip(costs, places, strict=True):
         if min(cost.shape) == 0:
             place.clear()
-    _extension().solve_list(
+    _called(
+        "solve_list",
         [_given(cost) for cost, _ in solved],
         maximize,
         [place.addresses() for _, place in solved],
@@ -198,6 +206,16 @@ def _check_finite(places: _Places) -> None:
         total = abs(arrays[name]).sum() if len(arrays[name]) else 0.0
         if not np.isfinite(float(total)) and not np.isfinite(device_to_numpy(arrays[name])).all():
             raise OverflowError("the duals of these costs do not fit float64; linear_sum_assignment solves them")
+
+
+def _called(name: str, *arguments: Any) -> Any:
+    """Call the extension; if it finds no memory, once more when array libraries have given back what they only keep."""
+    call = getattr(_extension(), name)
+    try:
+        return call(*arguments)
+    except MemoryError:
+        give_back_kept_memory()
+        return call(*arguments)
 
 
 def _extension() -> Any:

@@ -17,14 +17,12 @@ from rebasin_fast._arrays import (
     IndexArray,
     Parameters,
     cells,
+    index_beside,
     index_to_numpy,
-    is_remote,
     numbers,
     readable,
-    to_numpy,
     total,
 )
-from rebasin_fast._assign import best_columns
 from rebasin_fast._distributed import Ranks
 from rebasin_fast._extras import require
 from rebasin_fast._modules import call, in_mode, inputs_of, removed_afterwards, state_for
@@ -336,12 +334,9 @@ class _Statistics:
 
 
 def _solved(structure: Structure, root: str, similarity: dict[str, Array]) -> dict[str, Index]:
-    """Return permutations in kind: on a device a group without blocks is assigned there, all others on the CPU."""
-    if list(similarity) == [root] and root not in structure.blocks and is_remote(similarity[root]):
-        return {root: best_columns(similarity[root])[0]}
-    for group, matrix in similarity.items():
-        similarity[group] = to_numpy(matrix)
-    return dict(solve_nested(structure, root, similarity))
+    """Return permutations in kind, solved where the similarities lie."""
+    found = solve_nested(structure, root, similarity)
+    return {group: index_beside(order, similarity[group]) for group, order in found.items()}
 
 
 def _solve(structure: Structure, statistics: _Statistics, ranks: Ranks) -> dict[str, tuple[IndexArray, float]]:

@@ -24,7 +24,6 @@ from ._arrays import (
     brought_home,
     cast,
     common_home,
-    index_to_numpy,
     inner,
     is_finite,
     is_floating,
@@ -34,17 +33,16 @@ from ._arrays import (
     same_library,
     take,
     take_along,
-    to_numpy,
     zero_matrix,
 )
-from ._assign import best_columns
 from ._matching_result import WeightMatchingStats
+from ._nested_assignment import solve_nested
 from ._progress import Progress
+from .layout import Structure
 from .permute import Permutation, blocks_of_units, identity_permutation, units_in_blocks, validate_permutation
 from .pieces import fixed_blocks, parent_label, pieces_of
 from .spec import PermutationSpec
 from .weight_matcher import check_options, visiting_orders
-from .wreath import solve_wreath_assignment
 
 Similarity: TypeAlias = Array
 """A square matrix of float64, where the networks lie."""
@@ -509,11 +507,9 @@ def _zeros(size: int, pieces: Sequence[_Matched]) -> Similarity:
 
 
 def _best_orders(group: str, children: list[str], similarity: Mapping[str, Similarity]) -> dict[str, IndexArray]:
-    """Return the best order of a group's units, and of the units in its blocks; on a device only without these."""
-    if not children and is_remote(similarity[group]):
-        return {group: index_to_numpy(best_columns(similarity[group])[0])}
-    best = solve_wreath_assignment([to_numpy(similarity[child]) for child in children], to_numpy(similarity[group]))
-    return {group: best.blocks, **dict(zip(children, best.units, strict=True))}
+    """Return the best order of a group's units, and of the units in its blocks, solved where the similarities lie."""
+    sizes = {member: len(similarity[member]) for member in (group, *children)}
+    return solve_nested(Structure(sizes, dict.fromkeys(children, group)), group, similarity)
 
 
 def _part(tensor: Similarity, block: int, blocks: int) -> slice:

@@ -63,15 +63,17 @@ T shuffle(unsigned mask, T value, int source, Site site) {
 template <class T, class Change>
 T atomically(T* at, Change change) {
     perhaps_yield();
+    begin_atomic();
     const T before = *at;
     *at = change(before);
+    end_atomic();
     return before;
 }
 
 }  // namespace rebasin_fast::emulation
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, REBASIN_FAST_HERE) {
-    ::rebasin_fast::emulation::exchange(mask, 0, ::rebasin_fast::emulation::lane(), {file, line});
+    ::rebasin_fast::emulation::warp_barrier(mask, {file, line});
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, REBASIN_FAST_HERE) {

@@ -38,6 +38,7 @@ struct Fiber {
     std::uint32_t mask = 0;
     std::uint64_t value = 0;
     int source = 0;
+    bool orders_memory = false;
     Exchanged result{};
 
     void* place = nullptr;  // on its stack, to go on from; null: it has yet to begin
@@ -78,7 +79,15 @@ class Machine {
     void before_leaving(Leave how);
     void* scheduler() const { return scheduler_; }
     void fail(const std::string& why) { failure_ = why; }
+    bool has_running(const void* at) const {
+        if (current_ == nullptr) return false;
+        const auto* byte = static_cast<const unsigned char*>(at);
+        const unsigned char* stack = current_->stack.get();
+        return byte < stack || byte >= stack + kStackBytes;
+    }
     void leave_if_failed();
+
+    bool atomic = false;  // the current fiber is within an atomic operation
 
   private:
     void start_block(unsigned index);
@@ -94,7 +103,9 @@ class Machine {
     const std::size_t dynamic_bytes_;
     const std::function<void()>& body_;
     std::minstd_rand random_;
-    std::vector<std::unique_ptr<Block>> blocks_;  // at work
+    std::vector<std::unique_ptr<Block>> blocks_;           // at work
+    std::vector<std::unique_ptr<unsigned char[]>> spent_;  // shared memory of blocks that are done: no other
+                                                           // block's may lie there while races are looked for
     std::vector<Fiber*> ready_;
     Fiber* current_ = nullptr;
     Fiber* last_ = nullptr;  // that ran; of a block at work
@@ -107,6 +118,7 @@ class Machine {
 };
 
 Machine* machine = nullptr;
+std::uint64_t launched = 0;
 
 // Fibers are kept from one launch to the next: those that have returned wait at the end of fiber_main().
 std::vector<std::unique_ptr<Fiber>>& idle() {
@@ -153,6 +165,8 @@ void Machine::start_block(unsigned index) {
         fiber->here.block = dim3(index % grid_.x, index / grid_.x % grid_.y, index / (grid_.x * grid_.y));
         fiber->here.block_size = block_;
         fiber->here.grid_size = grid_;
+        fiber->here.barriers = fiber->here.warp_steps = 0;
+        fiber->orders_memory = false;
         fiber->block = block.get();
         fiber->warp = static_cast<int>(t) / kWarp;
         fiber->lane = static_cast<int>(t) % kWarp;
@@ -206,8 +220,10 @@ std::size_t Machine::pick() {
 void Machine::retire_finished() {
     last_ = nullptr;
     blocks_.erase(std::remove_if(blocks_.begin(), blocks_.end(),
-                                 [](const auto& block) {
+                                 [this](const auto& block) {
                                      if (block->running > 0) return false;
+                                     for (auto& [key, memory] : block->memory)
+                                         spent_.push_back(std::move(memory));
                                      for (auto& fiber : block->fibers) {
                                          // One that never returned begins anew.
                                          if (fiber->state != Fiber::State::done) fiber->place = nullptr;
@@ -315,6 +331,7 @@ void Machine::release_barrier(Block* block) {
     for (const auto& fiber : block->fibers)
         if (fiber->state == Fiber::State::at_barrier) {
             fiber->state = Fiber::State::ready;
+            ++fiber->here.barriers;
             ready_.push_back(fiber.get());
         }
 }
@@ -347,6 +364,7 @@ void Machine::release_warp(Fiber* member) {
         Fiber* there = fibers[std::countr_zero(left)].get();
         there->result = {fibers[there->source]->value, nonzero};
         there->state = Fiber::State::ready;
+        there->here.warp_steps += there->orders_memory && members == lanes.alive;
         ready_.push_back(there);
     }
     lanes.waiting &= ~members;
@@ -396,6 +414,7 @@ void run(dim3 grid, dim3 block, std::size_t dynamic_bytes, const std::function<v
     if (dynamic_bytes > settings().shared_limit)
         throw Broken("a launch with " + std::to_string(dynamic_bytes) + " bytes of shared memory");
     ++settings().seed;
+    ++launched;
     Machine here(grid, block, dynamic_bytes, body);
     machine = &here;
     try {
@@ -405,6 +424,31 @@ void run(dim3 grid, dim3 block, std::size_t dynamic_bytes, const std::function<v
         throw;
     }
     machine = nullptr;
+}
+
+bool on_device(const void* at) {
+    return machine != nullptr && machine->has_running(at);
+}
+
+std::uint64_t launches() {
+    return launched;
+}
+
+void complain(const char* why) {
+    machine->fail(why);
+    machine->leave_if_failed();
+}
+
+void begin_atomic() {
+    machine->atomic = true;
+}
+
+void end_atomic() {
+    machine->atomic = false;
+}
+
+bool in_atomic() {
+    return machine->atomic;
 }
 
 void* shared(const void* key, std::size_t bytes) {
@@ -431,6 +475,12 @@ Exchanged exchange(std::uint32_t mask, std::uint64_t value, int source, Site sit
     fiber.source = source;
     machine->wait(Fiber::State::in_warp, site);
     return machine->current().result;
+}
+
+void warp_barrier(std::uint32_t mask, Site site) {
+    machine->current().orders_memory = true;
+    exchange(mask, 0, machine->current().lane, site);
+    machine->current().orders_memory = false;
 }
 
 }  // namespace rebasin_fast::emulation

@@ -9,9 +9,11 @@
 //
 // What is an error on a device is one here, with a message: waiting for a thread that will never come, a
 // barrier that threads of one block reach at different places, a lane that reads from one outside its mask, a
-// warp operation that lanes of the mask call in different places.
+// warp operation that lanes of the mask call in different places. In a test that is compiled to be watched
+// (see races.cpp) so are two threads at one place in memory with nothing between them, whatever order they
+// came in.
 //
-// What it does not show: memory order, and anything of speed.
+// What it does not show: anything of speed.
 #pragma once
 
 #include <cstddef>
@@ -49,9 +51,11 @@ struct Site {
     int line;
 };
 
-// The thread that runs now.
+// The thread that runs now, and how far it is: barriers of its block and of its whole warp that it has
+// passed.
 struct Here {
     dim3 thread, block, block_size, grid_size;
+    int barriers = 0, warp_steps = 0;
 };
 const Here& here();
 
@@ -61,6 +65,15 @@ void run(dim3 grid, dim3 block, std::size_t dynamic_bytes, const std::function<v
 // Shared memory of the running block: what lies under `key`, made at the first call. A null key is the
 // dynamic one.
 void* shared(const void* key, std::size_t bytes);
+
+// Whether the thread that runs now is one of the device's, and `at` none of its own variables.
+bool on_device(const void* at);
+std::uint64_t launches();        // so far
+void complain(const char* why);  // ends the launch
+// Between these the thread that runs now is within an atomic operation: no other comes in between.
+void begin_atomic();
+void end_atomic();
+bool in_atomic();
 
 void barrier(Site site);  // __syncthreads
 void perhaps_yield();     // where other threads may well come in between
@@ -72,6 +85,7 @@ struct Exchanged {
     std::uint32_t nonzero;
 };
 Exchanged exchange(std::uint32_t mask, std::uint64_t value, int source, Site site);
+void warp_barrier(std::uint32_t mask, Site site);  // __syncwarp, which alone orders memory, too
 
 // Device memory that has not been given back.
 std::int64_t live_allocations();

@@ -1,15 +1,35 @@
-// The runtime of the emulated device: its memory is the host's, its streams are always done.
+// The runtime of the emulated device: its memory is the host's, its streams are always done, but for what
+// they read of the host's memory.
 #include "cuda/runtime.hpp"
 
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "tests/cuda_emulation/machine.hpp"
 
 namespace rebasin_fast {
 namespace {
 std::int64_t live = 0;
+
+// What was sent to the device and may, on a real one, not have been read yet.
+struct Sent {
+    const void* from;
+    std::vector<unsigned char> bytes;
+};
+std::vector<Sent> sent;
+
+// By now it has been: until now it must have been there, unchanged. AddressSanitizer knows whether it is.
+void arrive() {
+#ifdef __SANITIZE_ADDRESS__
+    for (const Sent& one : sent)
+        if (std::memcmp(one.from, one.bytes.data(), one.bytes.size()) != 0)
+            throw emulation::Broken("what was copied to the device changed before the stream was waited for");
+#endif
+    sent.clear();
 }
+
+}  // namespace
 
 namespace emulation {
 std::int64_t live_allocations() {
@@ -21,6 +41,7 @@ namespace cuda {
 
 void* allocate(std::size_t bytes, Stream) {
     auto& left = emulation::settings().allocations_left;
+    if (left == 0) sent.clear();  // nobody waits for a stream that is given up
     if (left == 0) throw Error("cudaMallocFromPoolAsync", "out of memory", true);
     if (left > 0) --left;
     ++live;
@@ -40,10 +61,14 @@ void fill_bytes(void* at, int byte, std::size_t bytes, Stream) {
 }
 
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream) {
-    if (bytes > 0) std::memcpy(to, from, bytes);
+    if (bytes == 0) return;
+    std::memcpy(to, from, bytes);
+    const auto* first = static_cast<const unsigned char*>(from);
+    sent.push_back({from, {first, first + bytes}});
 }
 
 void copy_to_host(void* to, const void* from, std::size_t bytes, Stream) {
+    arrive();
     if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
@@ -51,7 +76,9 @@ void copy_on_device(void* to, const void* from, std::size_t bytes, Stream) {
     if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
-void synchronize(Stream) {}
+void synchronize(Stream) {
+    arrive();
+}
 
 int multiprocessors() {
     return emulation::settings().multiprocessors;
