@@ -195,7 +195,8 @@ class PermutationSpec:
         TypeError
             If `model` is no torch module.
         ValueError
-            If the model cannot be traced: the operator and module where it stopped, and why.
+            If the model cannot be traced: the operator and module where it stopped, and why. If it holds modules of
+            TorchScript.
         ImportError
             Without torch.
 

@@ -40,6 +40,14 @@ _LOOKS = frozenset(
 """Operators that compute nothing: where nothing comes of their results, it was for their shape."""
 
 
+_SHAPE_ONLY = frozenset(
+    f"aten::{name}"
+    for name in ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
+                 "new_ones", "new_full", "new_empty", "new_empty_strided")
+)  # fmt: skip
+"""Operators that take nothing of a tensor but its shape: what was looked at for them alone, was so for its shape."""
+
+
 _IN_ANY_ORDER = frozenset(f"aten::{name}" for name in ("_local_scalar_dense", "_linalg_check_errors", "_assert_async"))
 """Operators without results that do the same in whatever order the elements come: one of them, or an error for any."""
 
@@ -120,7 +128,8 @@ class Recorder:
         out = called(func, bound) if self._has_values else run(torch, func, bound)
         results = tensors_of(torch, out)
         used = [tensor for argument in bound.values() for tensor in tensors_of(torch, argument)]
-        self._ran.append(_Ran(schema.name, used, results, schema.is_mutable or not results))
+        needed = [] if schema.name in _SHAPE_ONLY else used
+        self._ran.append(_Ran(schema.name, needed, results, schema.is_mutable or not results))
         self._settle_known(torch, known, results, used if schema.is_mutable else [])
         seen = {"layouts": (layout, layout_of(results[0]))} if strided else {"repeated": repeated}
         if not results and not schema.is_mutable:
