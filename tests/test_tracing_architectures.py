@@ -188,7 +188,8 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], str]] = {
         "WavLMConfig",
         LAYERS | {
             "conv_dim": (8, 8), "conv_stride": (2, 2), "conv_kernel": (3, 3), "num_feat_extract_layers": 2,
-            "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "num_buckets": 8, "vocab_size": 12, "mask_time_prob": 0.0,
+            "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "num_buckets": 8, "vocab_size": 12,
+            "mask_time_prob": 0.0,
         },
         {"input_values": torch.randn(2, 80, generator=torch.Generator().manual_seed(0)).double()},
         "8 8" + " 2 4/2 4" + 2 * " 16/4 16/4 4 24",
