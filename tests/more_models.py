@@ -395,6 +395,12 @@ def _with_time(m: Any, x: Tensor) -> Tensor:
     return m.out(h)
 
 
+def _partly(m: Any, x: Tensor) -> Tensor:
+    h = m.inp(x)
+    h[:, :3] = m.part(h[:, :3])
+    return m.out(torch.relu(h))
+
+
 def _involution(m: Any, x: Tensor) -> Tensor:
     """Kernels for each position and group of channels, made from all channels."""
     h = torch.relu(m.inp(x))
@@ -482,6 +488,9 @@ MORE = {
         lambda: Apply(_with_time, inp=nn.Linear(5, 8), hidden=nn.Linear(9, 6), back=nn.Linear(6, 8),
                       out=nn.Linear(8, 2)),
         POINTS, "8 6",
+    ),
+    "a part written in place": Case(  # FasterNet's partial convolution
+        lambda: _convolved(part=nn.Conv2d(3, 3, 3, padding=1))(_partly), IMAGE, "3 5",
     ),
     "involution": Case(lambda: _convolved(kernel=nn.Conv2d(8, 18, 1))(_involution), IMAGE, "2 8/2"),
     "spatial transformer": Case(lambda: _convolved(where=nn.Linear(8, 6))(_transformed), IMAGE, "8"),

@@ -12,7 +12,7 @@ from typing import Any
 from rebasin_fast._extras import require
 
 from .call import INDEX_RULES, RULES, WRITES_ASIDE, Call, Result, Trace
-from .dims import Reason
+from .dims import Atom, Reason
 from .execution import called, is_mask, layout_of, owner_keys, repeated_axes, run, tensors_of
 from .rules.elementwise import pointwise
 from .values import Value
@@ -70,6 +70,7 @@ class Recorder:
         self._dead = dead
         self._has_values = values
         self._ran: list[_Ran] = []
+        self._rules_applied: list[tuple[list[Value], list[Value]]] = []
         self._outputs: set[int] = set()
         self._known: dict[int, Any] = {}
         # With the tensors, so that they live and their ids stay theirs.
@@ -257,6 +258,16 @@ class Recorder:
                 dead[number] = ran.operator
         return dead
 
+    def consumed(self, candidates: set[Atom]) -> set[Atom]:
+        """Return those of some atoms that an operator ran along, so that its results do not have them any more."""
+        found: set[Atom] = set()
+        for taken, made in self._rules_applied if candidates else ():
+            found |= (self._atoms(taken) & candidates) - self._atoms(made)
+        return found
+
+    def _atoms(self, values: list[Value]) -> set[Atom]:
+        return {atom for value in values for dim in value.dims() for atom in self._trace.dims.leaves(dim)}
+
     def _note(self, first: Produced | None, call: Call, values: list[Value], results: list[Any]) -> None:
         """Keep in the books which tensors depend on the inputs, and those of floating-point numbers among them."""
         if first is None or not any(value.from_input for value in call.tensors()):
@@ -287,6 +298,8 @@ class Recorder:
         values: list[Value | None] = [result] if isinstance(result, Value) else list(result or ())
         fitting = [value for value, shape in zip(values, call.shapes, strict=False) if value and value.shape == shape]
         if result is not None and len(fitting) == len(call.shapes):
+            if call.name not in _LOOKS:
+                self._rules_applied.append((call.tensors(), fitting))
             if call.frozen:
                 touched = [dim for value in (*call.tensors(), *fitting) for dim in value.dims()]
                 call.mix(touched, call.frozen)
