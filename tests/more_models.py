@@ -381,6 +381,46 @@ def _pieces(m: Any, x: Tensor) -> Tensor:
     return m.out(h + m.proj(out.reshape(b, 3, t, 4).permute(0, 2, 1, 3).reshape(b, t, 12)))
 
 
+def _packed(m: Any, x: Tensor) -> Tensor:
+    packed = nn.utils.rnn.pack_padded_sequence(m.inp(x), [7, 4], batch_first=True)
+    return m.out(nn.utils.rnn.pad_packed_sequence(m.core(packed)[0], batch_first=True)[0])
+
+
+def _with_time(m: Any, x: Tensor) -> Tensor:
+    """Euler's steps of a neural differential equation that is told the time beside its state."""
+    h = m.inp(x)
+    for step in range(3):
+        time = torch.full_like(h[:, :1], step / 3)
+        h = h + m.back(torch.tanh(m.hidden(torch.cat([h, time], 1)))) / 3
+    return m.out(h)
+
+
+def _partly(m: Any, x: Tensor) -> Tensor:
+    h = m.inp(x)
+    h[:, :3] = m.part(h[:, :3])
+    return m.out(torch.relu(h))
+
+
+def _involution(m: Any, x: Tensor) -> Tensor:
+    """Kernels for each position and group of channels, made from all channels."""
+    h = torch.relu(m.inp(x))
+    b, _, rows, columns = h.shape
+    kernels = m.kernel(h).view(b, 2, 1, 9, rows, columns)
+    patches = F.unfold(h, 3, padding=1).view(b, 2, 4, 9, rows, columns)
+    return m.out((kernels * patches).sum(3).view(b, 8, rows, columns))
+
+
+def _transformed(m: Any, x: Tensor) -> Tensor:
+    """Spatial transformer."""
+    h = m.inp(x)
+    where = F.affine_grid(m.where(h.mean((2, 3))).view(-1, 2, 3), list(h.shape), align_corners=False)
+    return m.out(F.grid_sample(h, where, align_corners=False))
+
+
+def _convolved(**layers: nn.Module) -> Callable[[Callable[[Any, Tensor], Tensor]], nn.Module]:
+    return lambda function: Apply(function, inp=nn.Conv2d(3, 8, 1), out=nn.Conv2d(8, 2, 1), **layers)
+
+
 _causal = nn.Transformer.generate_square_subsequent_mask
 
 MORE = {
@@ -439,5 +479,33 @@ MORE = {
             core=nn.Transformer(12, 2, 1, 1, 10, batch_first=True),
         ),
         TOKENS, "12 2 12/2 12/2 10 2 12/2 12/2 2 12/2 12/2 10",
+    ),
+    "packed sequences": Case(
+        lambda: Apply(_packed, inp=nn.Linear(5, 8), core=nn.GRU(8, 6, batch_first=True), out=nn.Linear(6, 2)),
+        TOKENS, "8 6",
+    ),
+    "time beside the state": Case(
+        lambda: Apply(_with_time, inp=nn.Linear(5, 8), hidden=nn.Linear(9, 6), back=nn.Linear(6, 8),
+                      out=nn.Linear(8, 2)),
+        POINTS, "8 6",
+    ),
+    "a part written in place": Case(  # FasterNet's partial convolution
+        lambda: _convolved(part=nn.Conv2d(3, 3, 3, padding=1))(_partly), IMAGE, "3 5",
+    ),
+    "involution": Case(lambda: _convolved(kernel=nn.Conv2d(8, 18, 1))(_involution), IMAGE, "2 8/2"),
+    "spatial transformer": Case(lambda: _convolved(where=nn.Linear(8, 6))(_transformed), IMAGE, "8"),
+    "grouped and dense beside one another": Case(  # weights from the blocks to the blocks
+        lambda: _convolved(grouped=nn.Conv2d(8, 8, 1, groups=2), dense=nn.Conv2d(8, 8, 1))(
+            lambda m, x: m.out(torch.relu(m.grouped(m.inp(x)) + m.dense(m.inp(x))) + m.inp(x))
+        ),
+        IMAGE, "2 8/2",
+    ),
+    "group norm over a concatenation": Case(  # groups of 4: two of one part, one of two, one of a rest
+        lambda: Apply(
+            lambda m, x: m.out(torch.relu(m.norm(torch.cat([m.a(x), m.b(x), m.c(x)], 1)))),
+            a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(3, 3, 1), c=nn.Conv2d(3, 5, 1), norm=nn.GroupNorm(4, 16),
+            out=nn.Conv2d(16, 2, 1),
+        ),
+        IMAGE, "2 8/2 3 4",
     ),
 }  # fmt: skip

@@ -19,7 +19,8 @@ from rebasin_fast import (
     invert,
     random_permutation,
 )
-from rebasin_fast.layout import Axis, Fixed, ProductAxis, SumAxis, Within, parsed, simplified
+from rebasin_fast._notation import parsed
+from rebasin_fast.layout import Axis, Fixed, ProductAxis, SumAxis, Within, simplified
 from rebasin_fast.permute import validate_permutation
 
 SIZES = {"h": 2, "q": 6, "r": 4, "P": 3, "Q": 4}

@@ -174,6 +174,26 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], str]] = {
         TOKENS,
         "16" + 2 * " 4 16/4 16/4 64",
     ),
+    # Positions that are no part of the state dict freeze the stream; a least number of float64 made on the way.
+    "XGLMForCausalLM": (
+        "XGLMConfig",
+        {"vocab_size": 50, "d_model": 16, "num_layers": 2, "attention_heads": 4, "ffn_dim": 24,
+         "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        TOKENS,
+        2 * " 4 16/4 16/4 24",
+    ),
+    # A stream that grouped convolution takes apart into 2 blocks, and gates of positions into heads within them, whose
+    # units they all weigh alike. Each gate is a sum of 4.
+    "WavLMForCTC": (
+        "WavLMConfig",
+        LAYERS | {
+            "conv_dim": (8, 8), "conv_stride": (2, 2), "conv_kernel": (3, 3), "num_feat_extract_layers": 2,
+            "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "num_buckets": 8, "vocab_size": 12,
+            "mask_time_prob": 0.0,
+        },
+        {"input_values": torch.randn(2, 80, generator=torch.Generator().manual_seed(0)).double()},
+        "8 8" + " 2 4/2 4" + 2 * " 16/4 16/4 4 24",
+    ),
     # A cached table of positions.
     "BeitForImageClassification": (
         "BeitConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -454,6 +455,29 @@ def test_not_a_module() -> None:
         PermutationSpec.from_module({}, torch.zeros(2))
     with pytest.raises(TypeError, match=r"model is of type dict"):
         mlp((2, 3, 1)).prove({}, torch.zeros(2))
+
+
+def test_modules_of_torchscript_are_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Linear(4, 6))
+    with pytest.raises(ValueError, match=r"model is compiled by torch.jit; expected the module that it was made from"):
+        trace(scripted, 3, 4)
+    with pytest.raises(ValueError, match=r"model holds '0', which is compiled by torch.jit"):
+        mlp((4, 6, 1), names=("0", "1")).prove(nn.Sequential(scripted, nn.Linear(6, 1)), torch.zeros(3, 4))
+
+
+def test_proofs_compute_in_float64_what_the_model_makes_into_tensors_itself() -> None:
+    smallest = torch.finfo(torch.float64).min
+    model = Apply(
+        lambda m, x: m.out(torch.relu(m.inp(x)) + torch.full((), smallest if x.dtype == torch.float64 else -1.0) * 0),
+        inp=nn.Linear(4, 6), out=nn.Linear(6, 2),
+    )  # fmt: skip
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    proof = trace(model, 3, 4).prove(model, x, rtol=1e-9)
+    assert proof
+    assert proof.dtype == "float64"
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_wrong_spec_is_refuted_and_the_group_is_named() -> None:

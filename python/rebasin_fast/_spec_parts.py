@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ._notation import is_composite, parsed
 from .layout import (
     Axis,
     Fixed,
@@ -15,8 +16,6 @@ from .layout import (
     Within,
     described,
     groups_in,
-    is_composite,
-    parsed,
     positive_integer,
     simplified,
     untold,

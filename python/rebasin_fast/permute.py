@@ -25,7 +25,8 @@ from ._arrays import (
     take,
     take_along,
 )
-from .layout import Axis, Layout, entries, wanted
+from ._entries import entries
+from .layout import Axis, Layout, wanted
 from .spec import PermutationSpec
 
 Permutation: TypeAlias = Mapping[str, IndexArray]

@@ -124,10 +124,9 @@ class _Check:
     """A model with its inputs, as they are compared."""
 
     def __init__(self, torch: Any, spec: PermutationSpec, model: Any, inputs: Any, params: Parameters | None) -> None:
-        from .tracing import arguments_of
+        from .tracing import arguments_of, refuse_others
 
-        if not isinstance(model, torch.nn.Module):
-            raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
+        refuse_others(torch, model)
         own = model.state_dict()
         self._params = own
         if params is not None:
@@ -169,7 +168,8 @@ class _Check:
         from .tracing.surroundings import tensors_in, untouched
 
         args, kwargs = self._args
-        with self._torch.no_grad(), untouched(self._model), _quiet_generator(self._torch):
+        quiet = _quiet_generator(self._torch)
+        with self._torch.no_grad(), untouched(self._model), quiet, _default(self._torch, self.dtype):
             state = {**state, **self._rest}  # tied weights may be separate arrays in a state dict
             outputs = self._torch.func.functional_call(self._model, state, args, kwargs, tie_weights=False)
         return [tensor for _, tensor in tensors_in(self._torch, outputs, "output")]
@@ -180,6 +180,17 @@ def _quiet_generator(torch: Any) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@contextlib.contextmanager
+def _default(torch: Any, dtype: Any) -> Iterator[None]:
+    """Have numbers that the model makes into tensors on the way be of the dtype it computes in."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _relative(a: Any, b: Any) -> float:

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ._spec_validation import counted
+
 if TYPE_CHECKING:
     from .spec import Member, PermutationSpec
+
+
+_MEMBERS_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -114,3 +119,31 @@ def report_of(spec: PermutationSpec, origin: Origin | None) -> SpecReport:
     )
     origin = origin or Origin()
     return SpecReport(groups, origin.frozen, origin.unknown_operators, origin.warnings)
+
+
+def table_of(spec: PermutationSpec) -> str:
+    """Return the groups with their first members, a line each."""
+    groups = counted(len(spec.groups), "group", "groups")
+    title = f"PermutationSpec: {groups}, {counted(len(spec.axes), 'parameter', 'parameters')}"
+    if spec.moved_only:
+        title += f" ({len(spec.moved_only)} moved only)"
+    if not spec.groups:
+        return title
+    width = max(len("group"), *map(len, spec.groups))
+    lines = [f"{'group':<{width}}  size  members"]
+    for group, members in spec.groups.items():
+        size = "?" if spec.sizes is None else spec.sizes[group]
+        parent = spec.blocks.get(group)
+        within = "" if parent is None else f"(in {parent if isinstance(parent, str) else f'{parent} blocks'}) "
+        lines.append(f"{group:<{width}}  {size:>4}  {within}{_shown_members(members) or _shown_children(spec, group)}")
+    return "\n".join([title, *lines])
+
+
+def _shown_children(spec: PermutationSpec, group: str) -> str:
+    return f"the blocks of {', '.join(child for child, parent in spec.blocks.items() if parent == group)}"
+
+
+def _shown_members(members: tuple[Member, ...]) -> str:
+    shown = ", ".join(map(str, members[:_MEMBERS_SHOWN]))
+    left_out = len(members) - _MEMBERS_SHOWN
+    return f"{shown}, and {left_out} more" if left_out > 0 else shown

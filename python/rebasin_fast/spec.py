@@ -27,7 +27,7 @@ from ._spec_parts import (
     entry_of_axis,
     members_by_group,
 )
-from ._spec_validation import axis_mismatches, counted, name_mismatches, read_sizes, unmatchable
+from ._spec_validation import axis_mismatches, name_mismatches, read_sizes, unmatchable
 from .layout import (
     Axis,
     Blocks,
@@ -38,15 +38,13 @@ from .layout import (
     positive_integer,
     renamed,
 )
-from .report import Origin, SpecReport, report_of
+from .report import Origin, SpecReport, report_of, table_of
 from .spec_file import from_json, to_json
 
 if TYPE_CHECKING:
     from .prove import Proof
 
 __all__ = ["Axis", "Member", "PermutationSpec", "positive_integer"]
-
-_MEMBERS_SHOWN = 4
 
 
 class PermutationSpec:
@@ -195,7 +193,8 @@ class PermutationSpec:
         TypeError
             If `model` is no torch module.
         ValueError
-            If the model cannot be traced: the operator and module where it stopped, and why.
+            If the model cannot be traced: the operator and module where it stopped, and why. If it holds modules of
+            TorchScript.
         ImportError
             Without torch.
 
@@ -456,7 +455,7 @@ class PermutationSpec:
         return _rebuilt, self._key()
 
     def __repr__(self) -> str:
-        return _table(self)
+        return table_of(self)
 
     def _key(self) -> tuple[Any, ...]:
         sizes = None if self._sizes is None else dict(self._sizes)
@@ -486,33 +485,3 @@ def _anonymous(spec: PermutationSpec) -> tuple[Any, ...]:
 
 def _rebuilt(axes: Any, sizes: Any, moved_only: Any, fixed_lengths: Any, blocks: Any) -> PermutationSpec:
     return PermutationSpec(axes, sizes=sizes, moved_only=moved_only, fixed_lengths=fixed_lengths, blocks=blocks)
-
-
-# ---- what a person sees ---------------------------------------------------------------------------------------------
-
-
-def _table(spec: PermutationSpec) -> str:
-    groups = counted(len(spec.groups), "group", "groups")
-    title = f"PermutationSpec: {groups}, {counted(len(spec.axes), 'parameter', 'parameters')}"
-    if spec.moved_only:
-        title += f" ({len(spec.moved_only)} moved only)"
-    if not spec.groups:
-        return title
-    width = max(len("group"), *map(len, spec.groups))
-    lines = [f"{'group':<{width}}  size  members"]
-    for group, members in spec.groups.items():
-        size = "?" if spec.sizes is None else spec.sizes[group]
-        parent = spec.blocks.get(group)
-        within = "" if parent is None else f"(in {parent if isinstance(parent, str) else f'{parent} blocks'}) "
-        lines.append(f"{group:<{width}}  {size:>4}  {within}{_shown_members(members) or _shown_children(spec, group)}")
-    return "\n".join([title, *lines])
-
-
-def _shown_children(spec: PermutationSpec, group: str) -> str:
-    return f"the blocks of {', '.join(child for child, parent in spec.blocks.items() if parent == group)}"
-
-
-def _shown_members(members: tuple[Member, ...]) -> str:
-    shown = ", ".join(map(str, members[:_MEMBERS_SHOWN]))
-    left_out = len(members) - _MEMBERS_SHOWN
-    return f"{shown}, and {left_out} more" if left_out > 0 else shown

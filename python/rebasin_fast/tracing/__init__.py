@@ -16,15 +16,14 @@ from rebasin_fast.spec import PermutationSpec
 
 from .assemble import spec_of
 from .capture import captured
+from .surroundings import refuse_others
 
-__all__ = ["arguments_of", "trace"]
+__all__ = ["arguments_of", "refuse_others", "trace"]
 
 
 def trace(model: Any, example_inputs: Any) -> PermutationSpec:
     """Return the spec of a model; see `PermutationSpec.from_module`."""
-    torch = require("torch", "torch")
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
+    refuse_others(require("torch", "torch"), model)
     args, kwargs = arguments_of(example_inputs)
     return spec_of(captured(model, args, kwargs))
 

@@ -78,9 +78,10 @@ def _allowed(trace: Trace, order: dict[Atom, int]) -> dict[Atom, set[Atom]]:
         forbidden = {atom for dim in along for atom in trace.dims.leaves(dim)}
         forbidden |= {row for places, rows in told.items() if places & forbidden for row in rows}
         for dim in kept:
-            for atom in trace.dims.leaves(resolve(dim)):
+            # What lies beside an atom on its very axis goes on telling its block, whatever lies along other axes.
+            for atom, beside in _along(resolve(dim), []):
                 if atom in allowed:
-                    allowed[atom] -= forbidden
+                    allowed[atom] -= forbidden - beside
     for lookup in trace.lookups:
         # Where indices lie along the very axis that they count, its unit there is not the one that was read.
         rows = set(trace.dims.leaves(lookup.rows))
@@ -143,14 +144,19 @@ def _outside_sums(dim: Dim) -> Iterator[Atom]:
             yield from _outside_sums(factor)
 
 
-def _along(dim: Dim, around: list[Atom]) -> Iterator[tuple[Atom, set[Atom]]]:
+def _along(dim: Dim, elsewhere: list[Atom], beside: tuple[Atom, ...] = ()) -> Iterator[tuple[Atom, set[Atom]]]:
+    """Yield every atom with those that tell its block: once on its own axis, or else once in all.
+
+    Where weights lead from blocks to the same blocks, each axis tells the block of its own units.
+    """
     if isinstance(dim, Atom):
-        counts = Counter(around)
-        yield dim, {atom for atom, count in counts.items() if count == 1}
+        own, all_ = Counter(beside), Counter([*beside, *elsewhere])
+        yield dim, {atom for atom, count in all_.items() if count == 1 or own[atom] == 1}
     elif isinstance(dim, Sum):
         for term in dim.terms:
-            yield from _along(term, around)
+            yield from _along(term, elsewhere, beside)
     else:
         tops = [list(_outside_sums(factor)) for factor in dim.factors]
         for i, factor in enumerate(dim.factors):
-            yield from _along(factor, around + [atom for j, top in enumerate(tops) if j != i for atom in top])
+            siblings = [atom for j, top in enumerate(tops) if j != i for atom in top]
+            yield from _along(factor, elsewhere, (*beside, *siblings))

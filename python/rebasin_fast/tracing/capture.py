@@ -206,6 +206,8 @@ class Capture:
             if id(value) not in self._recorder.used_at:
                 self.trace.freeze(value, Reason("not used in the traced forward pass"))
         used = {atom for part in self.trace.views.parts_used for atom in dims.leaves(part)}
+        left = {atom for part, _ in self.trace.views.parts_left for atom in dims.leaves(part) if not atom.frozen}
+        used |= self._recorder.consumed(left - used)  # beside the slice, the whole was used too
         for part, reason in self.trace.views.parts_left:
             for atom in dims.leaves(part):
                 if atom not in used:

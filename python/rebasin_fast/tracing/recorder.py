@@ -12,7 +12,7 @@ from typing import Any
 from rebasin_fast._extras import require
 
 from .call import INDEX_RULES, RULES, WRITES_ASIDE, Call, Result, Trace
-from .dims import Reason
+from .dims import Atom, Reason
 from .execution import called, is_mask, layout_of, owner_keys, repeated_axes, run, tensors_of
 from .rules.elementwise import pointwise
 from .values import Value
@@ -40,6 +40,14 @@ _LOOKS = frozenset(
 """Operators that compute nothing: where nothing comes of their results, it was for their shape."""
 
 
+_SHAPE_ONLY = frozenset(
+    f"aten::{name}"
+    for name in ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
+                 "new_ones", "new_full", "new_empty", "new_empty_strided")
+)  # fmt: skip
+"""Operators that take nothing of a tensor but its shape: what was looked at for them alone, was so for its shape."""
+
+
 _IN_ANY_ORDER = frozenset(f"aten::{name}" for name in ("_local_scalar_dense", "_linalg_check_errors", "_assert_async"))
 """Operators without results that do the same in whatever order the elements come: one of them, or an error for any."""
 
@@ -62,6 +70,7 @@ class Recorder:
         self._dead = dead
         self._has_values = values
         self._ran: list[_Ran] = []
+        self._rules_applied: list[tuple[list[Value], list[Value]]] = []
         self._outputs: set[int] = set()
         self._known: dict[int, Any] = {}
         # With the tensors, so that they live and their ids stay theirs.
@@ -120,7 +129,8 @@ class Recorder:
         out = called(func, bound) if self._has_values else run(torch, func, bound)
         results = tensors_of(torch, out)
         used = [tensor for argument in bound.values() for tensor in tensors_of(torch, argument)]
-        self._ran.append(_Ran(schema.name, used, results, schema.is_mutable or not results))
+        needed = [] if schema.name in _SHAPE_ONLY else used
+        self._ran.append(_Ran(schema.name, needed, results, schema.is_mutable or not results))
         self._settle_known(torch, known, results, used if schema.is_mutable else [])
         seen = {"layouts": (layout, layout_of(results[0]))} if strided else {"repeated": repeated}
         if not results and not schema.is_mutable:
@@ -248,6 +258,16 @@ class Recorder:
                 dead[number] = ran.operator
         return dead
 
+    def consumed(self, candidates: set[Atom]) -> set[Atom]:
+        """Return those of some atoms that an operator ran along, so that its results do not have them any more."""
+        found: set[Atom] = set()
+        for taken, made in self._rules_applied if candidates else ():
+            found |= (self._atoms(taken) & candidates) - self._atoms(made)
+        return found
+
+    def _atoms(self, values: list[Value]) -> set[Atom]:
+        return {atom for value in values for dim in value.dims() for atom in self._trace.dims.leaves(dim)}
+
     def _note(self, first: Produced | None, call: Call, values: list[Value], results: list[Any]) -> None:
         """Keep in the books which tensors depend on the inputs, and those of floating-point numbers among them."""
         if first is None or not any(value.from_input for value in call.tensors()):
@@ -278,6 +298,8 @@ class Recorder:
         values: list[Value | None] = [result] if isinstance(result, Value) else list(result or ())
         fitting = [value for value, shape in zip(values, call.shapes, strict=False) if value and value.shape == shape]
         if result is not None and len(fitting) == len(call.shapes):
+            if call.name not in _LOOKS:
+                self._rules_applied.append((call.tensors(), fitting))
             if call.frozen:
                 touched = [dim for value in (*call.tensors(), *fitting) for dim in value.dims()]
                 call.mix(touched, call.frozen)

@@ -14,6 +14,24 @@ from typing import Any
 from rebasin_fast._extras import require
 
 
+def refuse_others(torch: Any, model: Any) -> None:
+    """Raise unless a model is a torch module that runs as Python: parameters of others cannot be exchanged.
+
+    Raises
+    ------
+    TypeError
+        If it is no torch module.
+    ValueError
+        If it is, or holds, one of TorchScript.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"holds {name!r}, which is" if name else "is"
+            raise ValueError(f"model {where} compiled by torch.jit; expected the module that it was made from")
+
+
 def tensors_in(torch: Any, item: Any, where: str) -> Iterator[tuple[str, Any]]:
     """Yield the tensors of a model's outputs with the places they lie at, through containers and objects.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..call import Call, Result, axis_of, rule
-from ..dims import Dim
+from ..dims import ONE, Dim, Sum
 from ..values import Value
 
 
@@ -47,13 +49,39 @@ def rms_norm(call: Call) -> Result:
 
 @rule("aten::native_group_norm")
 def group_norm(call: Call) -> Result:
-    """Channels are (groups x channels): groups move as blocks, channels within their group."""
+    """Channels are (groups x channels): groups move as blocks, channels within their group.
+
+    Of a concatenation so do the parts, each for itself; what is part of a group only, stays within it.
+    """
     batch, channels, *space = call.settled(call["input"])
     _affine(call, [channels])
-    groups = call["group"]
-    group, inner = call.factors(channels, groups, call.size(channels) // groups)
-    call.mix([batch, group], [inner, *space])
-    return _results(call, [batch, channels, *space], [batch, group])
+    size = call.size(channels) // call["group"]
+    statistics: list[Dim] = []
+    filled = 0
+    for piece in _cut_at_groups(call, channels, size):
+        filled += call.size(piece)
+        if call.size(piece) < size:
+            call.mix([batch], [piece, *space])
+            statistics += [] if filled % size else [ONE]
+        else:
+            group, inner = call.factors(piece, call.size(piece) // size, size)
+            call.mix([batch, group], [inner, *space])
+            statistics.append(group)
+    return _results(call, [batch, channels, *space], [batch, Sum(tuple(statistics))])
+
+
+def _cut_at_groups(call: Call, channels: Dim, size: int) -> Iterator[Dim]:
+    """Yield the terms of a sum, cut into whole groups of `size` channels and parts of one group."""
+    dims = call.trace.dims
+    dim = dims.resolve(channels)
+    filled = 0
+    for term in dim.terms if isinstance(dim, Sum) else (dim,):
+        rest = term
+        while left := call.size(rest):
+            room = size - filled % size
+            piece, rest = dims.cut(rest, left - left % size if room == size <= left else min(room, left))
+            filled += call.size(piece)
+            yield piece
 
 
 @rule(

@@ -95,3 +95,10 @@ def grid_sampler(call: Call) -> Result:
     call.unify(batch, grid[0])
     call.freeze(*space, *grid[1:])
     return call.value([batch, channels, *(call.fixed(size) for size in call.shapes[0][2:])])
+
+
+@rule("aten::affine_grid_generator")
+def affine_grid(call: Call) -> Result:
+    batch, *matrix = call.settled(call["theta"])
+    call.freeze(*matrix)
+    return call.value([batch, *(call.fixed(size) for size in call.shapes[0][1:])])

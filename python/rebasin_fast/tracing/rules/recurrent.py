@@ -28,3 +28,12 @@ def lstm_layer(call: Call) -> Result:
     states = [call.value([call.fixed(n) for n in shape[:-2]] + [batch, hidden]) for shape in call.shapes[1:3]]
     rest = [call.value(map(call.fixed, shape)) for shape in call.shapes[3:]]
     return [call.value([out_time, batch, hidden]), *states, *rest]
+
+
+@rule("aten::_pack_padded_sequence")
+def pack_padded_sequence(call: Call) -> Result:
+    """Sequences and positions become one axis, in an order of their lengths."""
+    first, second, *features = call.settled(call["input"])
+    call.freeze(first, second)
+    rows, sizes = call.shapes
+    return [call.value([call.fixed(rows[0]), *features]), call.value(map(call.fixed, sizes))]
