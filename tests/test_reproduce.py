@@ -247,7 +247,7 @@ def test_beyond_measures_one_pair_alike_in_every_study(rows):
     for column in beyond.COLUMNS[2:]:
         assert wide[column] == last[column]
         assert first[column] == rate[column]
-    assert number(wide, "barrier, propagate start") < number(wide, "barrier, naive")
+    assert number(wide, "barrier, default start") < number(wide, "barrier, naive")
 
 
 def test_a_killed_run_is_continued_to_the_same_numbers(data, out, tmp_path):

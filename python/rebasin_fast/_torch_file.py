@@ -7,6 +7,7 @@ numbers, texts and containers of these, and refuses everything else: no code tha
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from pathlib import Path
@@ -46,11 +47,15 @@ def load_torch_file(path: Path, name: str, *, mapped: bool = False) -> object:
         pass
     torch = require("torch", "torch")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_mappable(path))
+        with warnings.catch_warnings():
+            # That a file was pickled by something else: if it cannot be read for that, the error says so.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_mappable(path))
     except ImportError:
         raise
     except Exception as error:  # torch's, pickle's and zipfile's own kinds, none of which they share
-        raise ValueError(f"{name}: the file {path} cannot be read: {_reason(error)}") from error
+        what = str(path) if name == str(path) else f"{name}: the file {path}"
+        raise ValueError(f"{what} cannot be read: {_reason(path, error)}") from error
 
 
 class TorchFile(Mapping[str, Any]):
@@ -134,11 +139,12 @@ def _form(path: Path, name: str, tensor: torch.Tensor) -> Form:
         raise ValueError(f"{path}: {name!r}: {error}") from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
     """Return why torch failed. Where code would have to be run, it explains how to have that: left out here."""
     text = str(error).strip()
     if "weights_only" not in text:
-        return text.partition("\n")[0] or type(error).__name__
+        told = text.partition("\n")[0] or type(error).__name__
+        return told if zipfile.is_zipfile(path) else f"it is no file that torch saved, or is truncated ({told})"
     foreign = re.search(r"GLOBAL ([\w.]+)", text)
     what = f"it names {foreign[1]}" if foreign else "it holds more than tensors"
     return f"{what}, and code in a file is never run; expected tensors alone"
