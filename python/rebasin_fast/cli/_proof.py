@@ -77,7 +77,7 @@ def as_record(proof: Proof, made_on: str) -> dict[str, Any]:
 
 
 def _computable(network: Network, params: Parameters) -> Parameters:
-    """Return the parameters under the model's names; they must be numbers to compute with, as quantized ones are not."""
+    """Return the parameters under the model's names; all that are to be computed with are floats, not quantized."""
     own = network.as_in_model(params)
     for name, tensor in network.model.state_dict().items():
         if name in own and tensor.is_floating_point() and not own[name].is_floating_point():
