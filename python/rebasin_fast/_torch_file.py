@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,8 @@ class TorchFile(Mapping[str, Any]):
     path : Path
     nbytes : int
         Bytes of all tensors; of those that share memory each.
+    before_read : callable or None
+        Called whenever a tensor is asked for: see `rebasin_fast._residency`.
 
     Raises
     ------
@@ -84,10 +86,13 @@ class TorchFile(Mapping[str, Any]):
 
     def __init__(self, path: Path, key: str | None = None, loaded: Mapping[str, Any] | None = None) -> None:
         self.path, self._key, self._kept = path, key, loaded
+        self.before_read: Callable[[], None] | None = None
         self._forms = {name: _form(path, name, tensor) for name, tensor in self._loaded().items()}
         self.nbytes = sum(tensor.numel() * tensor.element_size() for tensor in self._loaded().values())
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        if self.before_read is not None:
+            self.before_read()
         return self._loaded()[name]
 
     def __iter__(self) -> Iterator[str]:
