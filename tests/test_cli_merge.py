@@ -199,9 +199,9 @@ def broken_files(folder):
     return {
         "missing.pt": "missing.pt",
         "torn.safetensors": "cannot be read",
-        "torn.pt": "cannot be read",
-        "bomb.pt": "cannot be read",
-        "empty.pt": "cannot be read",
+        "torn.pt": "torn.pt cannot be read: it is no file that torch saved, or is truncated",
+        "bomb.pt": "bomb.pt cannot be read: it holds more than tensors",
+        "empty.pt": "empty.pt cannot be read: it is no file that torch saved, or is truncated",
         "short.pt": "layer1.bias",
         "extra.pt": "head.weight",
         "wide.pt": "(25, 6)",
@@ -224,6 +224,46 @@ def test_bad_checkpoints_are_told_and_nothing_is_written(tmp_path, call, monkeyp
             assert message in err, (command, err)
             assert err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before  # which the bomb would have added to
+
+
+@pytest.mark.parametrize("options", [ARCH, [*ARCH, "--no-prove"]])
+def test_quantized_weights_are_told(tmp_path, call, options):
+    """Which the model cannot compute with, so that the proof would fail before the matching did."""
+    params = network(0)
+    params["layer1.weight"] = (params["layer1.weight"] * 50).to(torch.int8)
+    pair = [write(tmp_path / f"{name}.safetensors", params) for name in "ab"]
+    out = ["-o", tmp_path / "out.safetensors", *options]
+    for command in (["merge", *pair, *out], ["match", *pair, *out], ["spec", pair[0], "--prove", *ARCH[:2]]):
+        code, told, err = call(*command)
+        assert (code, told) == (2, "")
+        assert "'layer1.weight'" in err
+        assert "int8; expected floating-point numbers" in err
+    assert sorted(tmp_path.iterdir()) == pair
+
+
+def test_a_model_that_fails_in_the_proof_is_told(tmp_path, call):
+    a = write(tmp_path / "a.safetensors", network(0))
+    model = ["--model-class", "models:MLP", "--kwargs", json.dumps({"widths": WIDTHS}), "--quiet"]
+    mlp(WIDTHS).save(tmp_path / "spec.json")
+    code, _, err = call(
+        "merge", a, a, "-o", tmp_path / "m.pt", *model, "--spec", tmp_path / "spec.json", "--input", "2,7"
+    )
+    assert code == 2
+    assert "the model cannot be run on the first checkpoint, to prove the specification" in err
+    assert err.count("\n") == 1
+
+
+def test_a_pickle_of_another_kind_brings_no_warning(tmp_path):
+    """Torch warns of it, also where it then refuses the file."""
+    (tmp_path / "bomb.pt").write_bytes(pickle.dumps({"layer0.weight": Bomb()}, protocol=4))
+    program = "from rebasin_fast.cli import main; main()"
+    arguments = ["merge", "bomb.pt", "bomb.pt", "-o", "m.pt", *ARCH]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("rebasin-fast: bomb.pt cannot be read")
+    assert done.stderr.count("\n") == 1
 
 
 def test_never_over_an_input_nor_an_existing_file(tmp_path, call, pair):

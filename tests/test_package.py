@@ -78,7 +78,7 @@ def test_cuda_answers_without_raising():
 def test_cuda_not_built_is_an_answer(monkeypatch):
     monkeypatch.setattr(cuda, "is_built", lambda: False)
     assert cuda.devices() == []
-    assert "nvcc was not found" in cuda.why_unavailable()
+    assert "no nvcc was found" in cuda.why_unavailable()
 
 
 @pytest.mark.gpu

@@ -247,7 +247,7 @@ def test_beyond_measures_one_pair_alike_in_every_study(rows):
     for column in beyond.COLUMNS[2:]:
         assert wide[column] == last[column]
         assert first[column] == rate[column]
-    assert number(wide, "barrier, propagate start") < number(wide, "barrier, naive")
+    assert number(wide, "barrier, default start") < number(wide, "barrier, naive")
 
 
 def test_a_killed_run_is_continued_to_the_same_numbers(data, out, tmp_path):
@@ -277,16 +277,29 @@ def test_a_killed_run_is_continued_to_the_same_numbers(data, out, tmp_path):
         assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
 
 
-def test_a_network_half_trained_is_trained_anew_to_the_same_numbers(data, out, tmp_path):
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_network_half_trained_is_trained_on_to_the_same_numbers(data, out, tmp_path, monkeypatch, seconds, removed):
+    """From its beginning if no minute has passed, or what was kept on the way is gone."""
+    monkeypatch.setattr("rebasin_fast.reproduce.store._STATE_SECONDS", seconds)
+    seen = []
+
     def stop(stage, done, _total):
         if (stage, done) == ("train", 3):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         reproduce("emergence", data=data, out=tmp_path, scale="smoke", progress=stop)
-    assert len(list((tmp_path / "models").iterdir())) == 3  # after epochs 0, 1 and 2
+    states = list((tmp_path / "models").glob("*.unfinished.pt"))
+    assert len(states) == (seconds == 0.0)
+    snapshots = sorted(set((tmp_path / "models").iterdir()) - set(states))
+    assert len(snapshots) == 3  # after epochs 0, 1 and 2
     assert not (tmp_path / "cases").exists()
-    reproduce("emergence", data=data, out=tmp_path, scale="smoke")
+    if removed:
+        snapshots[0].unlink()
+    reproduce("emergence", data=data, out=tmp_path, scale="smoke", progress=lambda *told: seen.append(told))
+    assert [stage for stage, *_ in seen].count("train") == 4 * 4 - (3 if states and not removed else 0)
+    assert not list((tmp_path / "models").glob("*.unfinished.pt"))
     assert (tmp_path / "emergence.json").read_bytes() == (out / "emergence.json").read_bytes()
 
 

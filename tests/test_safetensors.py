@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
-from rebasin_fast import apply_permutation, mlp, random_permutation
+from rebasin_fast import _residency, apply_permutation, mlp, random_permutation
 from rebasin_fast._residency import resident_within
 from rebasin_fast._safetensors import MappedFile, form_of, in_file_order, write_tensors
+from rebasin_fast._torch_file import TorchFile
 
 DTYPES = [
     torch.float64,
@@ -171,6 +172,31 @@ def test_files_within_the_budget_are_left_alone(tmp_path):
         assert mapped["a"].sum() == 6
     with resident_within(1, [mapped]):
         assert mapped["a"].sum() == 6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_what_is_read_stays_within_the_budget_though_the_watcher_sleeps(tmp_path, monkeypatch, suffix):
+    """As on a busy machine, where it waits for a processor while others read."""
+    monkeypatch.setattr(_residency, "_PERIOD", 1000.0)
+    path, count, size = tmp_path / f"x.{suffix}", 64, 1 << 20
+    tensors = {str(k): torch.full((size,), k, dtype=torch.uint8) for k in range(count)}
+    (save_file if suffix == "safetensors" else torch.save)(tensors, path)
+    file = MappedFile(path) if suffix == "safetensors" else TorchFile(path)
+    file["0"].max()  # what code there is for that is read now
+    held = []
+    with resident_within(4 * size, [file]) as look:
+        before = _residency._file_bytes()
+        for k in range(count):
+            assert file[str(k)].max() == k
+            assert _residency._file_bytes() - before < 6 * size
+        if suffix == "safetensors":  # what torch mapped stays as long as somebody holds a tensor of it
+            held = [file[str(k)] for k in range(count)]
+        for k, tensor in enumerate(held):
+            assert tensor.max() == k
+            look()
+            assert _residency._file_bytes() - before < 6 * size
+    assert file.before_read is None
 
 
 def test_a_watcher_ends_with_its_block_whatever_happens(tmp_path):

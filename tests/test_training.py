@@ -141,3 +141,30 @@ def test_no_epoch_and_a_schedule_leave_the_model_as_it_is(dataset):
         after_epoch=lambda done, _: seen.append(done),
     )
     assert (seen, result.losses) == ([0], ())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": "sgd", "schedule": "warmup_cosine", "weight_decay": 1e-3, "lr": 0.1, "max_gradient_norm": 1.0}],
+)
+def test_training_goes_on_from_a_kept_state_to_the_same_bits(dataset, options, tmp_path):
+    """Through a file, and with a model that draws random numbers on the way."""
+
+    def model():
+        return torch.nn.Sequential(
+            make_mlp((6, 8, 8)), torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(8), make_mlp((8, 3))
+        )
+
+    def keep(state):
+        torch.save(state(), tmp_path / f"{len(list(tmp_path.iterdir()))}.pt")
+
+    settings = {"epochs": 4, "batch_size": 20, **options}
+    whole = train(model, dataset, **settings, keep_state=keep)
+    assert len(list(tmp_path.iterdir())) == 3
+    for done in range(1, 4):
+        state, seen = torch.load(tmp_path / f"{done - 1}.pt", weights_only=True), []
+        rest = train(model, dataset, **settings, state=state, after_epoch=lambda epoch, _, to=seen: to.append(epoch))
+        assert seen == list(range(done + 1, 5))
+        assert rest.losses == whole.losses
+        expected = whole.model.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in rest.model.state_dict().items())

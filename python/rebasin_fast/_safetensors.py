@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -74,6 +74,8 @@ class MappedFile(Mapping[str, Any]):
         Names in the order of their bytes.
     metadata : dict of str to str
         What the header says beside the tensors.
+    before_read : callable or None
+        Called whenever a tensor is asked for: see `rebasin_fast._residency`.
 
     Raises
     ------
@@ -88,6 +90,7 @@ class MappedFile(Mapping[str, Any]):
     def __init__(self, path: Path) -> None:
         self._torch = require("torch", "torch")
         self.path = path
+        self.before_read: Callable[[], None] | None = None
         check_regular(path)
         with path.open("rb") as file:
             try:
@@ -99,6 +102,8 @@ class MappedFile(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         entry = self.entries[name]
+        if self.before_read is not None:
+            self.before_read()
         dtype = getattr(self._torch, DTYPES[entry.dtype])
         count = math.prod(entry.shape)
         if count == 0:

@@ -7,8 +7,9 @@ numbers, texts and containers of these, and refuses everything else: no code tha
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +47,15 @@ def load_torch_file(path: Path, name: str, *, mapped: bool = False) -> object:
         pass
     torch = require("torch", "torch")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_mappable(path))
+        with warnings.catch_warnings():
+            # That a file was pickled by something else: if it cannot be read for that, the error says so.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_mappable(path))
     except ImportError:
         raise
     except Exception as error:  # torch's, pickle's and zipfile's own kinds, none of which they share
-        raise ValueError(f"{name}: the file {path} cannot be read: {_reason(error)}") from error
+        what = str(path) if name == str(path) else f"{name}: the file {path}"
+        raise ValueError(f"{what} cannot be read: {_reason(path, error)}") from error
 
 
 class TorchFile(Mapping[str, Any]):
@@ -70,6 +75,8 @@ class TorchFile(Mapping[str, Any]):
     path : Path
     nbytes : int
         Bytes of all tensors; of those that share memory each.
+    before_read : callable or None
+        Called whenever a tensor is asked for: see `rebasin_fast._residency`.
 
     Raises
     ------
@@ -79,10 +86,13 @@ class TorchFile(Mapping[str, Any]):
 
     def __init__(self, path: Path, key: str | None = None, loaded: Mapping[str, Any] | None = None) -> None:
         self.path, self._key, self._kept = path, key, loaded
+        self.before_read: Callable[[], None] | None = None
         self._forms = {name: _form(path, name, tensor) for name, tensor in self._loaded().items()}
         self.nbytes = sum(tensor.numel() * tensor.element_size() for tensor in self._loaded().values())
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        if self.before_read is not None:
+            self.before_read()
         return self._loaded()[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -134,11 +144,12 @@ def _form(path: Path, name: str, tensor: torch.Tensor) -> Form:
         raise ValueError(f"{path}: {name!r}: {error}") from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
     """Return why torch failed. Where code would have to be run, it explains how to have that: left out here."""
     text = str(error).strip()
     if "weights_only" not in text:
-        return text.partition("\n")[0] or type(error).__name__
+        told = text.partition("\n")[0] or type(error).__name__
+        return told if zipfile.is_zipfile(path) else f"it is no file that torch saved, or is truncated ({told})"
     foreign = re.search(r"GLOBAL ([\w.]+)", text)
     what = f"it names {foreign[1]}" if foreign else "it holds more than tensors"
     return f"{what}, and code in a file is never run; expected tensors alone"

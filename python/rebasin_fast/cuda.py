@@ -55,7 +55,7 @@ def why_unusable() -> str | None:
 
 def _query() -> tuple[list[dict[str, Any]], str]:
     if not is_built():
-        return [], "rebasin_fast was built without CUDA (nvcc was not found)"
+        return [], "rebasin_fast was built without CUDA (no nvcc was found, or REBASIN_FAST_CUDA is OFF)"
     from rebasin_fast import _cuda
 
     return _cuda.device_query()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -88,6 +88,8 @@ def train(
     max_gradient_norm: float | None = None,
     seed: int = 0,
     after_epoch: Callable[[int, torch.nn.Module], None] | None = None,
+    keep_state: Callable[[Callable[[], dict[str, Any]]], None] | None = None,
+    state: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> TrainingResult:
     """Train a classifier on the cross-entropy, with Adam (Kingma & Ba 2015) or stochastic gradient descent.
@@ -121,6 +123,12 @@ def train(
     after_epoch : callable, optional
         Called as ``after_epoch(done, model)`` before the first epoch, with 0, and after each; it is not to change the
         model.
+    keep_state : callable, optional
+        Called after each epoch but the last, with a function that returns all a later call needs to go on from there:
+        tensors, numbers, texts and containers of these, of the size of the model and its optimiser.
+    state : mapping, optional
+        What that function returned, in a call with the same settings and data. Training goes on from there, to the
+        same bits; `after_epoch` sees the epochs that follow alone.
     progress : callable, optional
         Called after each epoch as ``progress("train", done, epochs)``.
 
@@ -159,14 +167,18 @@ def train(
         update = _optimizer(optimizer, model, lr, weight_decay)
         follow = _schedule(schedule, update, epochs * math.ceil(len(dataset.train_x) / batch_size))
         step = _Step(model, update, follow, max_gradient_norm)
-        if after_epoch is not None:
+        if state is not None:
+            losses += step.go_on_from(state, order)
+        elif after_epoch is not None:
             after_epoch(0, model)
-        for epoch in range(epochs):
+        for epoch in range(len(losses), epochs):
             losses.append(_train_epoch(step, dataset, order, batch_size))
             if not math.isfinite(losses[-1]):
                 raise ValueError(f"training diverged: mean loss {losses[-1]} in epoch {epoch + 1} with lr = {lr}")
             if after_epoch is not None:
                 after_epoch(epoch + 1, model)
+            if keep_state is not None and epoch + 1 < epochs:
+                keep_state(lambda: step.state(order) | {"losses": list(losses)})
             if progress is not None:
                 progress("train", epoch + 1, epochs)
     return TrainingResult(model, tuple(losses), seed)
@@ -234,6 +246,28 @@ class _Step:
         if self.schedule is not None:
             self.schedule.step()
         return loss.detach()
+
+    def state(self, order: Any) -> dict[str, Any]:
+        """Return all that the next step depends on, `order` being the generator of the examples' order."""
+        torch = require("torch", "torch")
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "order": order.get_state(),
+            "random": torch.default_generator.get_state(),
+        }
+
+    def go_on_from(self, state: Mapping[str, Any], order: Any) -> list[float]:
+        """Take up what `state` returned; return the losses of the epochs before."""
+        torch = require("torch", "torch")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        order.set_state(state["order"])
+        torch.default_generator.set_state(state["random"])
+        return list(state["losses"])
 
 
 def _train_epoch(step: _Step, dataset: Dataset, order: Any, batch_size: int) -> float:

@@ -22,16 +22,22 @@ def prove(network: Network, params: Parameters | None, max_memory: int) -> tuple
     Raises
     ------
     ValueError
-        It does not fit.
+        It does not fit; or the model cannot be run.
+    TypeError
+        Parameters of the checkpoint are no floating-point numbers, and the model's are.
     """
     if network.model is None:
         return None
     double, needed = _precision(network.model, max_memory)
     if needed <= max_memory:
-        own = None if params is None else network.as_in_model(params)
+        own = None if params is None else _computable(network, params)
         made_on = "the model, drawn at random" if params is None else "the first checkpoint"
         spec, model = network.model_spec, network.computing
-        return spec.prove(model, network.inputs, params=own, double=double), made_on
+        try:
+            return spec.prove(model, network.inputs, params=own, double=double), made_on
+        except (RuntimeError, IndexError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ValueError(f"the model cannot be run on {made_on}, to prove the specification: {first}") from error
     small = _of_few_layers(network, max_memory)
     if small is not None:
         return small
@@ -68,6 +74,15 @@ def as_record(proof: Proof, made_on: str) -> dict[str, Any]:
         "on": made_on,
         "broken_groups": list(proof.broken_groups),
     }
+
+
+def _computable(network: Network, params: Parameters) -> Parameters:
+    """Return the parameters under the model's names; all that are to be computed with are floats, not quantized."""
+    own = network.as_in_model(params)
+    for name, tensor in network.model.state_dict().items():
+        if name in own and tensor.is_floating_point() and not own[name].is_floating_point():
+            raise TypeError(f"the first checkpoint's {name!r} is {own[name].dtype}; expected floating-point numbers")
+    return own
 
 
 def _of_few_layers(network: Network, max_memory: int) -> tuple[Proof, str] | None:

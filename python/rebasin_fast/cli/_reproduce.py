@@ -41,7 +41,8 @@ def reproduce(
     """Reproduce an experiment of the Git Re-Basin paper: a table, a figure, and its numbers beside the paper's.
 
     Writes NAME.csv, NAME.md, NAME.json, NAME.png and NAME.svg, all of them or none. Trained networks and measured cases
-    stay in the folder as soon as they are finished: the same command continues a run that was ended.
+    stay in the folder as soon as they are finished, and once a minute the state of a training: the same command
+    continues a run that was ended.
     """
     from rebasin_fast.reproduce import reproduce as run
     from rebasin_fast.reproduce.report import files_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,8 @@ class Work:
         plan, first = self._plan, self._models[0]
         self.checkpoints = [open_checkpoint(path, self._key) for path in self._models]
         mapped = [file for checkpoint in self.checkpoints for file in checkpoint.mapped]
-        self._stack.enter_context(resident_within(plan.max_memory // 2, mapped))
+        look = self._stack.enter_context(resident_within(plan.max_memory // 2, mapped))
+        self._progress = _looking(self._progress, look)
         params = self.checkpoints[0].params
         for checkpoint in self.checkpoints[1:]:
             check_same_layout(params, checkpoint.params, (str(first), str(checkpoint.path)))
@@ -156,6 +157,17 @@ class Work:
 
     def _on_data(self) -> Any:
         return nullcontext() if self._plan.data is None else data_files.running(self._plan.data)
+
+
+def _looking(progress: Progress | None, look: Callable[[], None]) -> Progress:
+    """Return a progress callback that looks at memory, too: after every group, as methods keep the tensors they got."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        look()
+        if progress is not None:
+            progress(stage, done, total)
+
+    return report
 
 
 def left_out(checkpoints: list[Checkpoint], quiet: bool) -> dict[str, Any]:

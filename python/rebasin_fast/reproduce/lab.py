@@ -139,6 +139,13 @@ class Lab:
             if epoch in kept:
                 self._store.keep_network(name, self._key(recipe, member, part, epoch), model.state_dict())
 
+        unfinished = self._store.unfinished(
+            name, {**self._key(recipe, member, part, recipe.epochs), "epochs": recipe.epochs, "kept": kept}
+        )
+        state = unfinished.load()
+        before = [] if state is None else [epoch for epoch in kept if epoch <= len(state["losses"])]
+        if not all(self._store.has_network(name, self._key(recipe, member, part, epoch)) for epoch in before):
+            state = None  # somebody has removed what was kept on the way
         train(
             lambda: self.model(recipe),
             self._part(self.dataset(recipe), part),
@@ -151,8 +158,11 @@ class Lab:
             max_gradient_norm=recipe.max_gradient_norm,
             seed=_MEMBERS * self.seed + member,
             after_epoch=keep,
+            keep_state=unfinished.keep,
+            state=state,
             progress=self.progress,
         )
+        unfinished.discard()
 
     def _key(self, recipe: Recipe, member: int, part: Part, epoch: int) -> Mapping[str, Any]:
         return {

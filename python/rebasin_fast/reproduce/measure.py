@@ -59,8 +59,8 @@ class Pair:
     a: Parameters
     b: Parameters
 
-    def match(self, init: Init = "propagate") -> WeightMatching:
-        """Return the permutation that weight matching finds."""
+    def match(self, init: Init | None = None) -> WeightMatching:
+        """Return the permutation that weight matching finds, by default from where it starts for everybody."""
         return weight_matching(self.spec, self.a, self.b, init=init, seed=self.lab.seed)
 
     def aligned(self, way: str, *, epochs: int = 1) -> Parameters:

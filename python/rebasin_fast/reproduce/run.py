@@ -46,9 +46,10 @@ def reproduce(
 ) -> Report:
     """Reproduce an experiment of the paper (Ainsworth et al. 2023), and write its table and figure.
 
-    Trained networks go into ``out/models`` and measured cases into ``out/cases`` as soon as they are finished. A run
-    that was ended is continued by the same call, with the same numbers as if it had not been; experiments with the same
-    `out` share networks. What was kept is used only for the same settings, seed, data and version of this package.
+    Trained networks go into ``out/models`` and measured cases into ``out/cases`` as soon as they are finished, and once
+    a minute the state of a training. A run that was ended is continued by the same call, with the same numbers as if it
+    had not been; experiments with the same `out` share networks. What was kept is used only for the same settings,
+    seed, data and version of this package.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from rebasin_fast._arrays import Parameters
 from rebasin_fast._checkpoint import load_parameters
 from rebasin_fast._extras import require
 from rebasin_fast._files import whole_files
+from rebasin_fast._torch_file import load_torch_file
 from rebasin_fast._version import __version__
+
+_STATE_SECONDS = 60.0
+"""A training that takes longer keeps its state as often, so that no more is lost when it is ended."""
 
 
 class Store:
@@ -45,6 +50,10 @@ class Store:
         with whole_files([self._network_file(name, key)], overwrite=True) as (file,):
             torch.save(on_cpu, file)
 
+    def unfinished(self, name: str, key: Mapping[str, Any]) -> Unfinished:
+        """Return where the state of a training is kept as long as that lasts."""
+        return Unfinished(self._folder / "models" / f"{name}-{_digest(key)}.unfinished.pt")
+
     def numbers(self, name: str, key: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
         """Return the numbers of that key: read if they are there, else measured and written.
 
@@ -66,6 +75,40 @@ class Store:
 
     def _network_file(self, name: str, key: Mapping[str, Any]) -> Path:
         return self._folder / "models" / f"{name}-{_digest(key)}.pt"
+
+
+class Unfinished:
+    """The state of a training that has begun, on disk.
+
+    Parameters
+    ----------
+    file : Path
+        Where it is, or will be.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._kept = time.monotonic()
+
+    def load(self) -> Mapping[str, Any] | None:
+        """Return what a run that was ended has left, or None; ValueError, naming the file, if it is broken."""
+        if not self._file.is_file():
+            return None
+        state: Any = load_torch_file(self._file, str(self._file))
+        return dict(state)
+
+    def keep(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Write the state, if it is time to."""
+        if time.monotonic() - self._kept < _STATE_SECONDS:
+            return
+        torch = require("torch", "torch")
+        with whole_files([self._file], overwrite=True) as (temporary,):
+            torch.save(state(), temporary)
+        self._kept = time.monotonic()
+
+    def discard(self) -> None:
+        """Remove it."""
+        self._file.unlink(missing_ok=True)
 
 
 def _digest(key: Mapping[str, Any]) -> str:
