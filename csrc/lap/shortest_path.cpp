@@ -19,9 +19,10 @@ namespace {
 template <class Dual, class T>
 class Augmenter {
   public:
-    Augmenter(const TypedView<T>& cost, bool maximize)
+    Augmenter(const TypedView<T>& cost, const Options& options)
         : cost_(cost),
-          maximize_(maximize),
+          maximize_(options.maximize),
+          interrupt_(options.interrupt),
           u_(cost.rows, 0),
           v_(cost.cols, 0),
           length_(cost.cols),
@@ -30,18 +31,18 @@ class Augmenter {
           row_of_col_(cost.cols, -1),
           remaining_(cost.cols) {}
 
-    // Gives `row` a column; false when no path reaches a free one.
-    bool augment(std::int32_t row) {
+    // Gives `row` a column, unless no path reaches a free one.
+    Status augment(std::int32_t row) {
         Dual least = 0;
         const std::int32_t sink = search(row, &least);
-        if (sink < 0) return false;
+        if (sink < 0) return stopped_ ? Status::interrupted : Status::infeasible;
         update_duals(row, least);
         for (std::int32_t j = sink, i = -1; i != row;) {
             i = pred_[j];
             row_of_col_[j] = i;
             std::swap(col_of_row_[i], j);
         }
-        return true;
+        return Status::optimal;
     }
 
     Matching<Dual> matching(Status status) && { return {status, std::move(col_of_row_), {}, std::move(v_)}; }
@@ -62,7 +63,7 @@ class Augmenter {
         for (std::int32_t i = row;;) {
             const std::int32_t nearest = relax(i, open, *least);
             ++row_scans_;
-            if (nearest < 0) return -1;
+            if (nearest < 0 || stop_wanted(open)) return -1;
             const std::int32_t j = remaining_[nearest];
             *least = length_[j];
             if (row_of_col_[j] < 0) return j;
@@ -70,6 +71,14 @@ class Augmenter {
             remaining_[nearest] = remaining_[--open];
             i = row_of_col_[j];
         }
+    }
+
+    // Also within a search: one alone may read the whole matrix.
+    bool stop_wanted(std::int64_t elements) {
+        constexpr std::int64_t between_questions = std::int64_t{1} << 22;
+        if (interrupt_ == nullptr || (unasked_ += elements) < between_questions) return false;
+        unasked_ = 0;
+        return stopped_ = interrupt_->requested();
     }
 
     // Extends paths through row i; returns the place in `remaining_` of the nearest open column, -1 if none.
@@ -101,27 +110,21 @@ class Augmenter {
 
     const TypedView<T>& cost_;
     const bool maximize_;
+    Interrupt* const interrupt_;
+    bool stopped_ = false;
     std::vector<Dual> u_, v_, length_;
     std::vector<std::int32_t> pred_, col_of_row_, row_of_col_, remaining_, scanned_;
-    std::int64_t row_scans_ = 0;
+    std::int64_t row_scans_ = 0, unasked_ = 0;  // the latter in elements
 };
 
 }  // namespace
 
 template <class Dual, class T>
 Matching<Dual> solve_shortest_path(const TypedView<T>& cost, const Options& options, Stats* stats) {
-    constexpr std::int64_t between_questions = std::int64_t{1} << 25;  // elements
-    Augmenter<Dual, T> augmenter(cost, options.maximize);
+    Augmenter<Dual, T> augmenter(cost, options);
     Status status = Status::optimal;
-    std::int64_t asked_at = 0;
-    for (std::int32_t row = 0; row < cost.rows && status == Status::optimal; ++row) {
-        if (!augmenter.augment(row)) status = Status::infeasible;
-        if (options.interrupt != nullptr &&
-            (augmenter.row_scans() - asked_at) * cost.cols > between_questions) {
-            asked_at = augmenter.row_scans();
-            if (options.interrupt->requested()) status = Status::interrupted;
-        }
-    }
+    for (std::int32_t row = 0; row < cost.rows && status == Status::optimal; ++row)
+        status = augmenter.augment(row);
     stats->row_scans += augmenter.row_scans();
     stats->augmentations = cost.rows;
     Matching<Dual> matching = std::move(augmenter).matching(status);

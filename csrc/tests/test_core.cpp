@@ -330,6 +330,21 @@ TEST_CASE(shared_work, "threads share the work of one problem, and come to the s
     }
 }
 
+TEST_CASE(interrupt, "shortest paths ask whether to stop within a search, every few million elements") {
+    struct AtOnce final : Interrupt {
+        bool requested() override { return true; }
+    } stop;
+    constexpr std::int64_t n = 64, m = 1 << 17;
+    std::vector<std::int8_t> row(m, 100);  // of every row, so that search k reads k rows
+    std::iota(row.begin(), row.begin() + n, std::int8_t{0});
+    Options options;
+    options.method = Method::shortest_path;
+    options.interrupt = &stop;
+    const Result r = solve({row.data(), ElementType::i8, n, m, 0, 1}, options);
+    CHECK(r.status == Status::interrupted);
+    CHECK(r.stats.row_scans - n <= (1 << 22) / m + 1);
+}
+
 TEST_CASE(wide_integers, "128-bit integers become the float64 numbers the compiler makes of them") {
     const int128 one = 1;
     for (const int128 x : {one * 0, one, -one, (one << 53) + 1, -(one << 63), (one << 64) - 1, one << 64,
