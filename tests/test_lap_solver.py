@@ -58,6 +58,63 @@ def test_heavy_tails_and_clusters(maximize):
         assert verify_assignment(cost, answer).optimal
 
 
+def contested(kind, n, m):
+    rng = np.random.default_rng(4)
+    a, b = 3 * rng.standard_normal((8, 16))[rng.integers(0, 8, (2, m))] + rng.standard_normal((2, m, 16))
+    points = rng.random((2, m, 2))
+    cost = {
+        "clusters": lambda: a @ b.T,
+        "Euclidean": lambda: np.linalg.norm(points[0][:, None] - points[1], axis=2),
+        "sorted": lambda: np.sort(rng.random((m, m)), axis=1),
+        "Machol-Wien": lambda: np.outer(np.arange(m), np.arange(m)),
+        "far from zero": lambda: 1e6 + rng.random((m, m)),
+    }[kind]()
+    return np.ascontiguousarray(cost[:n])
+
+
+@pytest.mark.parametrize("kind", ["clusters", "Euclidean", "sorted", "Machol-Wien", "far from zero"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int32, np.uint8])
+def test_rectangular_problems_whose_rows_compete(kind, dtype):
+    """They are made square with rows of zeros, which are nowhere in memory."""
+    for n, m in ((699, 700), (660, 700)):
+        cost = contested(kind, n, m)
+        if dtype is np.uint8:
+            cost = 200 * (cost - cost.min()) / np.ptp(cost)
+        elif dtype in (np.int32, np.float16):
+            cost = 3e4 * (cost - cost.min()) / np.ptp(cost)
+        cost = cost.astype(dtype)
+        exact = cost.astype(np.float64)
+        want = exact[scipy_solver(exact)].sum()
+        for layout in (cost, np.asfortranarray(cost), cost.T, np.repeat(cost, 2, axis=1)[:, ::2]):
+            answer = solve_assignment(layout)
+            assert answer.cost == pytest.approx(want, rel=1e-12)
+            assert_proven(layout.astype(np.float64), answer)
+            left_over = np.setdiff1d(np.arange(m), answer.row_ind if layout.shape[0] == m else answer.col_ind)
+            prices = answer.row_duals if layout.shape[0] == m else answer.col_duals
+            assert np.all(prices[left_over] == 0)
+            assert np.all(prices <= 0)
+
+
+def test_rectangular_problems_whose_rows_compete_with_every_option():
+    cost = contested("clusters", 690, 700)
+    want = solve_assignment(cost, method="dense")
+    for options in ({"threads": 2}, {"method": "auction"}, {"method": "jv"}, {"duals": want.col_duals}):
+        answer = solve_assignment(cost, **options)
+        assert answer.cost == pytest.approx(want.cost, rel=1e-12)
+        assert_proven(cost, answer)
+    assert solve_assignment(cost, max_gap=5.0).cost <= want.cost + 5.0
+    assert solve_assignment(-cost, maximize=True).cost == pytest.approx(-want.cost, rel=1e-12)
+    assert np.array_equal(linear_sum_assignment(cost)[1], want.col_ind)
+    largest = 1e305 * cost
+    assert verify_assignment(largest, solve_assignment(largest)).optimal
+    forbidden = np.where(np.random.default_rng(0).random(cost.shape) < 0.3, np.inf, cost)
+    answer = solve_assignment(forbidden)
+    assert answer.cost == pytest.approx(forbidden[scipy_solver(forbidden)].sum(), rel=1e-12)
+    forbidden[5] = np.inf
+    with pytest.raises(ValueError, match="cost matrix is infeasible"):
+        solve_assignment(forbidden)
+
+
 def noise(kind, n=2100):
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, n, 64))

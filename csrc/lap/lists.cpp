@@ -7,7 +7,8 @@
 // hardly ever has to be read again, and that costs as much as fifty bids. Where so small an eps leaves many
 // rows free (many after the same few columns) it is raised, and bidding goes on from there: what holds to
 // within an eps holds to within a larger one. Rectangular problems start from zero prices and go without
-// eps-scaling, for a column left unmatched must end with price 0 (Bertsekas & Castanon 1992).
+// eps-scaling, for a column left unmatched must end with price 0 (Bertsekas & Castanon 1992); where their
+// rows turn out to compete, and there are nearly as many as columns, blank rows make them square after all.
 //
 // When rows have to be read again too often, or lists outgrow the memory set aside, what is left is done by
 // whole rows: a path costs at most n passes there, so everything ends after O(n^3) whatever the input.
@@ -71,6 +72,11 @@ constexpr int kCorrections = 2;
 constexpr double kCorrectionFall = 20.0;
 constexpr std::int64_t kCorrectionReads = 2;
 
+// A rectangular problem is made square from this share of free rows on, and so much more for every share of
+// columns that blank rows take; but not with more columns for each row than that.
+constexpr double kContested = 0.004, kContestedPerBlank = 2.0, kMostContested = 0.6;
+constexpr double kFewColumnsPerRow = 1.125, kMostColumnsPerRow = 4.0;
+
 // Rows read again by the path search, per row, before whole rows take over.
 constexpr std::int64_t kPathReads = 6;
 
@@ -82,12 +88,13 @@ class ListSolver {
     ListSolver(const Source& source, const Options& options, Crew* crew)
         : options_(options), source_(source), state_(source, crew, options.interrupt), bidding_(&state_) {}
 
-    // False when the caller's duals led nowhere, or integer prices have grown too large for float64.
+    // False when the problem is contested, the caller's duals led nowhere, or integer prices have grown too
+    // large for float64.
     bool run(const std::vector<T>& column_best, bool turned, simd::Extremes* seen, Stats* stats,
              Matching<double>* matching) {
         if (state_.is_square()) start(column_best, turned);
         matching->status = solve(column_best, seen, stats);
-        if (hopeless_) return false;
+        if (hopeless_ || contested_) return false;
         stats->row_scans += state_.lists.row_scans();
         if (std::is_integral_v<T> && state_.prices.largest() >= 0x1p52) return false;
         if (matching->status == Status::optimal && options_.with_duals) row_duals(&matching->u);
@@ -96,6 +103,9 @@ class ListSolver {
         matching->v = std::move(state_.matching.v);
         return true;
     }
+
+    // Whether a rectangular problem's rows compete for columns so much that eps-scaling is worth having.
+    bool contested() const { return contested_; }
 
   private:
     enum class Start { zero, given, monge, minima, deciding_minima };
@@ -165,9 +175,10 @@ class ListSolver {
 
     // Gives the last free rows their columns, exactly: first by bids, then along paths.
     Status finish(Stats* stats) {
-        bid_exactly(kFinalBids);
+        const std::size_t left = bid_exactly(kFinalBids);
         if (state_.stopped) return Status::interrupted;
-        return find_paths(stats);
+        contested_ = worth_squaring(left);
+        return contested_ ? Status::optimal : find_paths(stats);
     }
 
     // Finishes what the caller's duals have nearly settled: eps falls here too, but only rows that it leaves
@@ -196,10 +207,33 @@ class ListSolver {
         return static_cast<double>(left) > kFewFree * state_.n() && !ties_;
     }
 
+    // Paths would be long, and eps-scaling needs as many rows as columns: blank ones cost no memory. But they
+    // compete as well, so there should be few of them, and the more it takes the more has to be gained;
+    // unless the order of rows and columns alone tells good prices.
+    bool worth_squaring(std::size_t left) const {
+        if constexpr (Source::kInMemory) {
+            if (state_.is_square() || ties_ || options_.method == Method::jv) return false;
+            const double n = state_.n(), m = static_cast<double>(state_.m());
+            const double enough = std::min(kContested + kContestedPerBlank * (m - n) / m, kMostContested);
+            if (m > kMostColumnsPerRow * n || static_cast<double>(left) <= enough * n) return false;
+            return m <= kFewColumnsPerRow * n || is_monge(source_.squared());
+        }
+        return false;
+    }
+
+    static bool is_monge(const Source& source) {
+        std::vector<double> prices;
+        return MongeStart(source.rows, std::is_integral_v<T>, SourceCells<Source>{source}).find(&prices);
+    }
+
     // Whether nearly every row of a sample holds a column minimum, as where a permutation is planted, or
     // where there are few distinct costs: then most rows can be matched without making a list.
     bool minima_decide(const std::vector<T>& column_best) {
-        if constexpr (!Source::kInMemory) return false;  // and its column minima are of a sample of rows only
+        if constexpr (!Source::kInMemory) {
+            return false;  // its column minima are of a sample of rows only
+        } else if (source_.has_blank_rows()) {
+            return false;  // they are of the other rows
+        }
         const std::vector<std::int32_t> all_free(column_best.size(), -1);
         std::int64_t hold = 0, tied = 0;
         for (std::int64_t k = 0; k < kRowsAsked; ++k) {
@@ -301,9 +335,31 @@ class ListSolver {
     ListState<Source> state_;
     Bidding<Source> bidding_;
     Start start_ = Start::zero;
-    bool hopeless_ = false;
+    bool hopeless_ = false, contested_ = false;
     bool ties_ = false;  // most rows have a choice of equally good columns
 };
+
+// Brings a squared problem's answer back to the first `n` rows: the price of a column that is left over
+// becomes 0, and the highest, as it must be.
+template <class Source>
+void drop_blank_rows(const Source& source, Matching<double>* matching) {
+    const auto n = static_cast<std::size_t>(source.rows);
+    if (matching->status == Status::optimal) {
+        const double highest = *std::max_element(matching->v.begin(), matching->v.end());
+        for (double& v : matching->v) v -= highest;
+        for (std::size_t i = n; i < matching->col_of_row.size(); ++i)
+            matching->v[static_cast<std::size_t>(matching->col_of_row[i])] = 0.0;
+    }
+    matching->col_of_row.resize(n);
+    if (matching->u.empty()) return;
+    matching->u.resize(n);
+    std::vector<double> v = matching->v;
+    v.resize(static_cast<std::size_t>(simd::padded(source.cols)), -kForbidden);
+    typename Source::Reader reader(source);
+    for (std::size_t i = 0; i < n; ++i)
+        matching->u[i] = simd::kernels<typename Source::Element>().reduced_min(
+            reader.row(static_cast<std::int64_t>(i)), source.sign, v.data(), source.cols);
+}
 
 }  // namespace
 
@@ -312,8 +368,22 @@ Matching<double> solve_lists(const Source& source, const Options& options, Crew*
                              const std::vector<typename Source::Element>& column_best, bool turned,
                              simd::Extremes* seen, Stats* stats) {
     Matching<double> matching;
-    if (ListSolver<Source>(source, options, crew).run(column_best, turned, seen, stats, &matching))
-        return matching;
+    bool contested = false;
+    {  // what it has listed is gone before anything else is tried
+        ListSolver<Source> solver(source, options, crew);
+        if (solver.run(column_best, turned, seen, stats, &matching)) return matching;
+        contested = solver.contested();
+    }
+    if constexpr (Source::kInMemory) {
+        if (contested) {
+            Options cold = options;
+            cold.col_duals = nullptr;
+            matching = solve_lists(source.squared(), cold, crew,
+                                   survey(source, options.maximize, crew).column_best, false, nullptr, stats);
+            drop_blank_rows(source, &matching);
+            return matching;
+        }
+    }
     if (options.col_duals == nullptr) return solve_dense(source, options, stats);
     Options cold = options;
     cold.col_duals = nullptr;

@@ -27,13 +27,25 @@ class DenseRows {
     static constexpr std::int64_t kBytes = sizeof(T);  // an element takes in memory
 
     // `factor` times the elements are the costs: 1 or -1, or powers of two that keep sums from overflowing.
-    DenseRows(const TypedView<T>& view, double factor)
-        : rows(view.rows), cols(view.cols), sign(factor), view_(view) {}
+    // Below the matrix there may be `blank` rows of zeros, which are nowhere in it.
+    DenseRows(const TypedView<T>& view, double factor, std::int64_t blank = 0)
+        : rows(view.rows + blank),
+          cols(view.cols),
+          sign(factor),
+          view_(view),
+          zeros_(static_cast<std::size_t>(blank > 0 ? view.cols : 0)) {}
+
+    // The same with as many blank rows as make it square: they take the columns that are left over, whichever
+    // these are, at no cost.
+    DenseRows squared() const { return DenseRows(view_, sign, cols - view_.rows); }
+    bool has_blank_rows() const { return !zeros_.empty(); }
 
     const std::int64_t rows, cols;
     const double sign;
 
-    double at(std::int64_t i, std::int64_t j) const { return sign * static_cast<double>(view_.at(i, j)); }
+    double at(std::int64_t i, std::int64_t j) const {
+        return i < view_.rows ? sign * static_cast<double>(view_.at(i, j)) : 0.0;
+    }
 
     // How many neighbouring rows are best read together.
     std::int64_t rows_together() const {
@@ -59,17 +71,18 @@ class DenseRows {
 
         // Where row i lies if it need not be copied, else null.
         const Element* row_in_memory(std::int64_t i) const {
+            if (i >= source_.view_.rows) return source_.zeros_.data();
             if constexpr (kAsStored)
                 if (source_.view_.col_stride == 1) return source_.view_.row(i);
             return nullptr;
         }
 
-        // Rows first ... first + count - 1, `*stride` elements apart.
+        // Rows first ... first + count - 1, `*stride` elements apart. Blank ones only row() returns.
         const Element* rows(std::int64_t first, std::int64_t count, std::int64_t* stride) {
             const Element* there = row_in_memory(first);
             *stride = there != nullptr ? source_.view_.row_stride : source_.cols;
             if (there != nullptr) return there;
-            gather(first, count);
+            gather(first, std::min(count, source_.view_.rows - first));
             return panel_.data();
         }
 
@@ -154,6 +167,7 @@ class DenseRows {
 
   private:
     TypedView<T> view_;
+    std::vector<Element> zeros_;  // a blank row
 };
 
 }  // namespace rebasin_fast

@@ -110,6 +110,7 @@ def simplified(layout: Layout) -> Layout:
 
     Examples
     --------
+    >>> from rebasin_fast._notation import parsed
     >>> str(simplified(parsed("(P * 7) * 7 + (3 + 4)")))
     'P * 49 + 7'
     >>> str(simplified(parsed("P + P + P + P")))
