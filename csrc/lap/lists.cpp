@@ -94,8 +94,8 @@ class ListSolver {
              Matching<double>* matching) {
         if (state_.is_square()) start(column_best, turned);
         matching->status = solve(column_best, seen, stats);
-        if (hopeless_ || contested_) return false;
         stats->row_scans += state_.lists.row_scans();
+        if (hopeless_ || contested_) return false;
         if (std::is_integral_v<T> && state_.prices.largest() >= 0x1p52) return false;
         if (matching->status == Status::optimal && options_.with_duals) row_duals(&matching->u);
         matching->col_of_row = std::move(state_.matching.col_of_row);
