@@ -388,6 +388,10 @@ class PermutationSpec:
     ) -> Proof:
         """Permute a model at random, and compare what it computes.
 
+        While the model runs, torch's default dtype is the one computed in, and the CPU's generator is seeded; both are
+        put back afterwards, also after an error. They belong to the whole process: other threads see them meanwhile,
+        so none should make tensors, or draw numbers, at the same time.
+
         Parameters
         ----------
         model : torch.nn.Module
