@@ -365,7 +365,7 @@ class PermutationSpec:
         ------
         OSError
             If the file cannot be read.
-        TypeError, ValueError
+        ValueError
             If it holds no spec, naming the file and what is wrong with it.
         """
         return from_json(Path(path).read_text(encoding="utf-8"), str(path))
