@@ -79,11 +79,25 @@ GROUPED = PermutationSpec.from_axes_to_perm(  # two grouped convolutions, and qu
 )
 GROUPED_SHAPES = {"first": (6, 4), "conv": (4, 3), "last": (3, 4), "query": (12, 2), "rec": (6, 3), "in": (3, 2)}
 
+NESTED = PermutationSpec.from_axes_to_perm(  # heads in blocks, units in heads, and weights from heads to heads
+    {"values": ("v", "h * s"), "bias": ("v",), "out": ("h * s", "v"), "last": (None, "h * s"), "gate": ("h", "h")},
+    sizes={"b": 2, "h": 4, "v": 8, "s": 3},
+    blocks={"h": "b", "v": "h"},
+)
+NESTED_SHAPES = {"values": (8, 12), "bias": (8,), "out": (12, 8), "last": (2, 12), "gate": (4, 4)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_units_in_nested_blocks_are_compared_by_their_own_blocks(seed: int) -> None:
+    a, b = (random_arrays(NESTED, NESTED_SHAPES, 2 * seed + k) for k in range(2))
+    for permutation in (random_permutation(NESTED, k) for k in range(20)):
+        assert PiecePair(NESTED, a, b).objective(permutation) == inner_product(NESTED, a, b, permutation)
+
 
 @given(st.integers(0, 10**6), st.sampled_from(["identity", "propagate"]))
 @settings(max_examples=25, deadline=None)
 def test_the_objective_never_falls_and_is_what_it_says(seed: int, init: str) -> None:
-    for spec, shapes in ((HEADS, HEADS_SHAPES), (GROUPED, GROUPED_SHAPES)):
+    for spec, shapes in ((HEADS, HEADS_SHAPES), (GROUPED, GROUPED_SHAPES), (NESTED, NESTED_SHAPES)):
         a, b = (random_arrays(spec, shapes, seed + k) for k in range(2))
         found = match_blocks(spec, a, b, init=init, seed=seed)
         validate_permutation(spec, found.permutation)

@@ -157,6 +157,42 @@ def test_the_spec_may_come_from_a_file_or_a_class(tmp_path, call, pair):
 
 
 @pytest.mark.parametrize("command", ["match", "merge"])
+def test_what_is_not_proven_says_so(tmp_path, call, pair, command):
+    """A spec alone gives no model; the architecture beside it has it proven."""
+    SPEC.save(tmp_path / "spec.json")
+    out, alone = tmp_path / "out.safetensors", ["--spec", tmp_path / "spec.json"]
+    for options, reason in (
+        (alone, "a --spec alone gives no model"),
+        ([*alone, "--arch", "mlp"], None),
+        (["--arch", "mlp"], None),
+        (["--arch", "mlp", "--no-prove"], "--no-prove"),
+    ):
+        code, told, err = call(command, *pair, "-o", out, *options, "--json", "--force")
+        made = json.loads(told)
+        assert code == 0
+        assert ("not proven" in err) == (reason is not None)
+        if reason is None:
+            assert made["proof"]["holds"]
+            assert made["proof"]["on"] == "the first checkpoint"
+            assert "not_proven" not in made
+        else:
+            assert made["proof"] is None
+            assert reason in made["not_proven"]
+            assert reason in err
+
+
+def test_a_spec_file_that_the_architecture_disproves_writes_nothing(tmp_path, call, pair):
+    fixed = {name: (None,) * tensor.ndim for name, tensor in network(0).items()}
+    wrong = fixed | {"layer2.weight": ("classes", None), "layer2.bias": ("classes",)}
+    PermutationSpec.from_axes_to_perm(wrong).save(tmp_path / "spec.json")
+    options = ["--arch", "mlp", "--spec", tmp_path / "spec.json", "--quiet"]
+    code, _, err = call("merge", *pair, "-o", tmp_path / "out.safetensors", *options)
+    assert code == 2
+    assert "by these groups alone: classes" in err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["match", "merge"])
 def test_a_spec_that_does_not_hold_writes_nothing(tmp_path, call, pair, monkeypatch, command):
     """A spec under which the classes trade places fits every shape: only a computation tells that it does not hold."""
     fixed = {name: (None,) * tensor.ndim for name, tensor in network(0).items()}

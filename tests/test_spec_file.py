@@ -66,6 +66,13 @@ def test_the_report_of_a_traced_spec_is_kept(tmp_path: Path) -> None:
         (lambda content: json.dumps({k: v for k, v in content.items() if k != "axes"}), "lacks 'axes'"),
         (lambda content: json.dumps(content | {"axes": []}), "'axes' of type list; expected an object"),
         (lambda content: json.dumps(content | {"axes": {"q": ["a * ("]}}), "not in the notation"),
+        (lambda content: json.dumps(content | {"axes": {"q": "units"}}), r"spec.json: .*expected a tuple"),
+        (lambda content: json.dumps(content | {"groups": {"units": 12}}), "'units' of type int; expected an object"),
+        (lambda content: json.dumps(content | {"fixed_lengths": {"q": {"x": 7}}}), "spec.json: invalid literal"),
+        (lambda content: json.dumps(content | {"fixed_lengths": {"q": [7]}}), "not as `save` writes it"),
+        (lambda content: json.dumps(content | {"frozen": [{"operator": "x"}]}), "not as `save` writes it: 'axes'"),
+        (lambda content: json.dumps(content | {"frozen": 3}), "spec.json: .*not iterable"),
+        (lambda content: "[" * 100_000, "is not JSON"),
     ],
 )
 def test_files_that_hold_no_spec(tmp_path: Path, change: Any, message: str) -> None:

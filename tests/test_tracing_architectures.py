@@ -194,6 +194,15 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], str]] = {
         {"input_values": torch.randn(2, 80, generator=torch.Generator().manual_seed(0)).double()},
         "8 8" + " 2 4/2 4" + 2 * " 16/4 16/4 4 24",
     ),
+    "WavLMForCTC, masked in training": (
+        "WavLMConfig",
+        LAYERS | {
+            "conv_dim": (8, 8), "conv_stride": (2, 2), "conv_kernel": (3, 3), "num_feat_extract_layers": 2,
+            "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "num_buckets": 8, "vocab_size": 12,
+        },
+        {"input_values": torch.randn(2, 80, generator=torch.Generator().manual_seed(0)).double()},
+        "8 8" + " 2 4/2 4" + 2 * " 16/4 16/4 4 24",
+    ),
     # A cached table of positions.
     "BeitForImageClassification": (
         "BeitConfig",
@@ -216,7 +225,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], str]] = {
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformers(name: str) -> None:
     config, options, inputs, groups = TRANSFORMERS[name]
-    inner = getattr(transformers, name)(getattr(transformers, config)(**options))
+    inner = getattr(transformers, name.partition(",")[0])(getattr(transformers, config)(**options))
     inner.set_experts_implementation("eager")  # the only one that computes in float64
     model = Logits(models.randomise(inner, seed=0).double().eval())
     spec = PermutationSpec.from_module(model, inputs)

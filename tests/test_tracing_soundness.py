@@ -683,3 +683,55 @@ def test_a_forward_pass_that_fails_prints_nothing(capfd: pytest.CaptureFixture[s
 )
 def test_axes_that_other_strides_keep(old: Layout, new: Layout, kept: dict[int, int] | None) -> None:
     assert kept_axes(old, new) == kept
+
+
+# ---- parts of what is used as a whole -----------------------------------------------------------------------------
+
+
+class _Sliced(nn.Module):
+    """A part as long as the input, of a table or of what a layer makes; beside it something looks at all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.scales = nn.Parameter(torch.randn(16, 8)), nn.Parameter(torch.randn(16, 1))
+        self.inp, self.weights, self.out = nn.Linear(5, 8), nn.Linear(5, 16), nn.Linear(8, 2)
+
+
+def _centred_table(m: Any, x: Tensor) -> Tensor:
+    table = m.table * m.scales
+    return m.out(torch.tanh(m.inp(x) + table[: x.shape[1]] - table.mean(0)))
+
+
+def _weights_of_positions(m: Any, x: Tensor) -> Tensor:
+    weights = m.weights(x).exp()
+    return m.out(torch.tanh((weights[..., : x.shape[1]] / weights.sum(-1, keepdim=True)) @ m.inp(x)))
+
+
+@pytest.mark.parametrize("forward", [_centred_table, _weights_of_positions])
+def test_what_other_inputs_may_cut_elsewhere_stays(forward: Callable[[Any, Tensor], Tensor]) -> None:
+    class Model(_Sliced):
+        def forward(self, x: Tensor) -> Tensor:
+            return forward(self, x)
+
+    torch.manual_seed(0)
+    model = Model().double()
+    spec = PermutationSpec.from_module(model, torch.randn(2, 8, 5, dtype=torch.float64))
+    assert 8 in (spec.sizes or {}).values()
+    for length in (3, 8, 13):
+        proof = spec.prove(model, torch.randn(2, length, 5, dtype=torch.float64), rtol=1e-9)
+        assert proof, str(proof)
+
+
+def test_a_proof_puts_back_the_default_dtype_after_an_error() -> None:
+    class Fails(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.get_default_dtype() == torch.float64:
+                raise KeyError("in the model")
+            return super().forward(x)
+
+    model = Fails(3, 2)
+    spec, before, state = trace(nn.Linear(3, 2), 4, 3), torch.get_default_dtype(), torch.get_rng_state()
+    with pytest.raises(KeyError, match="in the model"):
+        spec.prove(model, torch.zeros(4, 3))
+    assert torch.get_default_dtype() == before
+    assert torch.equal(torch.get_rng_state(), state)

@@ -405,7 +405,9 @@ class PiecePair:
         above = parent_label(self.spec, label) if label in self.spec.blocks else None  # type: ignore[arg-type]
         if above is None:
             return [place]
-        return [*self._chain_axes(labels, labels.index(above)), place]
+        # Where the blocks lie on two axes, as in weights from heads to heads, units belong to the nearest before them.
+        before = [i for i in range(place) if labels[i] == above]
+        return [*self._chain_axes(labels, before[-1] if before else labels.index(above)), place]
 
     def _generation(self, label: str | None) -> int:
         parent = self.spec.blocks.get(label) if label is not None else None

@@ -365,7 +365,7 @@ class PermutationSpec:
         ------
         OSError
             If the file cannot be read.
-        TypeError, ValueError
+        ValueError
             If it holds no spec, naming the file and what is wrong with it.
         """
         return from_json(Path(path).read_text(encoding="utf-8"), str(path))
@@ -387,6 +387,10 @@ class PermutationSpec:
         double: bool = True,
     ) -> Proof:
         """Permute a model at random, and compare what it computes.
+
+        While the model runs, torch's default dtype is the one computed in, and the CPU's generator is seeded; both are
+        put back afterwards, also after an error. They belong to the whole process: other threads see them meanwhile,
+        so none should make tensors, or draw numbers, at the same time.
 
         Parameters
         ----------

@@ -36,11 +36,9 @@ def to_json(spec: PermutationSpec) -> str:
 
 def from_json(text: str, name: str) -> PermutationSpec:
     """Return the spec that a text describes; `name` is what messages call it."""
-    from .spec import PermutationSpec
-
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{name} is no specification; expected a JSON object with format {FORMAT!r}")
@@ -49,9 +47,23 @@ def from_json(text: str, name: str) -> PermutationSpec:
     missing = [key for key in ("groups", "axes", "moved_only", "fixed_lengths") if key not in content]
     if missing:
         raise ValueError(f"{name} lacks {', '.join(map(repr, missing))}")
+    try:
+        return _described(content, name)
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(name) else f"{name}: {text}") from None
+    except (AttributeError, LookupError) as error:
+        raise ValueError(f"{name} has a section that is not as `save` writes it: {error}") from None
+
+
+def _described(content: Mapping[str, Any], name: str) -> PermutationSpec:
+    from .spec import PermutationSpec
+
     groups, axes = _mapping(content, "groups", name), _mapping(content, "axes", name)
-    sizes = {group: entry["size"] for group, entry in groups.items() if isinstance(entry, dict) and "size" in entry}
-    blocks = {g: entry["blocks_of"] for g, entry in groups.items() if isinstance(entry, dict) and "blocks_of" in entry}
+    for group in groups:
+        _mapping(groups, group, f"{name}: 'groups'")
+    sizes = {group: entry["size"] for group, entry in groups.items() if "size" in entry}
+    blocks = {group: entry["blocks_of"] for group, entry in groups.items() if "blocks_of" in entry}
     spec = PermutationSpec.from_axes_to_perm(
         axes,
         sizes=sizes or None,

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _UNPROVEN = "Nothing was matched or merged"
 
+NO_MODEL = "a --spec alone gives no model to compute with; --arch, --model-class or --config beside it do"
+"""Why there is no proof where none was refused."""
+
 
 def prove(network: Network, params: Parameters | None, max_memory: int) -> tuple[Proof, str] | None:
     """Return the proof and in words what it was made on, or None where there is no model to compute with.

@@ -14,7 +14,7 @@ from rebasin_fast.cli import _methods as methods
 from rebasin_fast.cli import _model_files as files
 from rebasin_fast.cli._checkpoints import Checkpoint, open_checkpoint
 from rebasin_fast.cli._common import note, progress_bars
-from rebasin_fast.cli._proof import require_proof
+from rebasin_fast.cli._proof import NO_MODEL, require_proof
 
 if TYPE_CHECKING:
     from rebasin_fast._arrays import Parameters
@@ -104,7 +104,11 @@ class Work:
         """Return how what is written is made."""
         beside = [path for path in self._plan.architecture.read() if path.parent not in self._models]
         made = files.record(command, [*self._models, *beside], options, self._progress)
-        return made | {"proof": self._proof} | left_out(self.checkpoints, self._quiet)
+        proof: dict[str, Any] = {"proof": self._proof}
+        if self._proof is None:
+            proof["not_proven"] = "--no-prove" if not self._plan.prove else NO_MODEL
+            note(f"the specification is not proven: {proof['not_proven']}", self._quiet)
+        return made | proof | left_out(self.checkpoints, self._quiet)
 
     def matched(self) -> methods.Matched:
         """Match, by the method of the plan."""

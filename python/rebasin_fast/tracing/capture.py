@@ -20,7 +20,7 @@ from .call import Trace
 from .dims import Reason
 from .recorder import Recorder
 from .surroundings import module_names, numbers_that_leave, plain_operators, silent, tensors_in, untouched
-from .values import Value
+from .values import Left, Value
 
 
 def captured(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Capture:
@@ -205,13 +205,22 @@ class Capture:
         for value in self.params.values():
             if id(value) not in self._recorder.used_at:
                 self.trace.freeze(value, Reason("not used in the traced forward pass"))
+        parts_left = self.trace.views.parts_left
         used = {atom for part in self.trace.views.parts_used for atom in dims.leaves(part)}
-        left = {atom for part, _ in self.trace.views.parts_left for atom in dims.leaves(part) if not atom.frozen}
-        used |= self._recorder.consumed(left - used)  # beside the slice, the whole was used too
-        for part, reason in self.trace.views.parts_left:
-            for atom in dims.leaves(part):
+        left = {atom for slice_ in parts_left for atom in dims.leaves(slice_.part) if not atom.frozen}
+        # Beside the slice, the whole was used too: as channels are, of which a part is convolved. But another input may
+        # cut a table of parameters elsewhere, or where the part taken goes along with positions of the input.
+        elsewhere = {atom for slice_ in parts_left if self._may_move(slice_) for atom in dims.leaves(slice_.part)}
+        used |= self._recorder.consumed(left - used - elsewhere)
+        for slice_ in parts_left:
+            for atom in dims.leaves(slice_.part):
                 if atom not in used:
-                    dims.freeze(atom, Reason(f"beyond the part used by {reason.operator}", reason.module))
+                    operator, module = slice_.reason.operator, slice_.reason.module
+                    dims.freeze(atom, Reason(f"beyond the part used by {operator}", module))
+
+    def _may_move(self, slice_: Left) -> bool:
+        """Say whether a slice may be of another length for other inputs, as far as one input shows it."""
+        return not slice_.from_input or any(atom.frozen for atom in self.trace.dims.leaves(slice_.chosen))
 
 
 def _overlapping(tensors: Mapping[str, Any]) -> list[str]:

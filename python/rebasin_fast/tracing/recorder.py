@@ -294,11 +294,13 @@ class Recorder:
             self.used_at.setdefault(id(value), len(self.results))
             if value.index_of is not None and call.name not in INDEX_RULES:
                 call.freeze(value.index_of)
+        cuts = len(self._trace.views.parts_left)
         result = self._by_rule(torch, func, call)
         values: list[Value | None] = [result] if isinstance(result, Value) else list(result or ())
         fitting = [value for value, shape in zip(values, call.shapes, strict=False) if value and value.shape == shape]
         if result is not None and len(fitting) == len(call.shapes):
-            if call.name not in _LOOKS:
+            # What takes a part, as by an index, does not use the rest.
+            if call.name not in _LOOKS and len(self._trace.views.parts_left) == cuts:
                 self._rules_applied.append((call.tensors(), fitting))
             if call.frozen:
                 touched = [dim for value in (*call.tensors(), *fitting) for dim in value.dims()]

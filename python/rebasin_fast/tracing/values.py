@@ -123,13 +123,23 @@ def _joined(parts: Iterable[Dim | Factor]) -> Axis:
     return Product(tuple(dims)) if len(dims) == len(parts) else Run(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class Left:
+    """What a slice left of an axis, what it took instead, and whether it was a slice of what the inputs go into."""
+
+    part: Dim
+    chosen: Dim
+    from_input: bool
+    reason: Reason
+
+
 class Views:
     """Reshapes, reorderings and parts of values, over the atoms of one trace."""
 
     def __init__(self, dims: Dims) -> None:
         self.dims = dims
         self.parts_used: list[Dim] = []
-        self.parts_left: list[tuple[Dim, Reason]] = []
+        self.parts_left: list[Left] = []
 
     def settle(self, value: Value, reason: Reason) -> tuple[Dim, ...]:
         """Split the bases of a value for good, and return the dimension of every axis."""
@@ -197,7 +207,7 @@ class Views:
             base = chosen.base
             stride = math.prod(base.sizes[1:])
             smaller = Base(
-                self._between(base.dim, start * stride, stop * stride, reason), (stop - start, *base.sizes[1:])
+                self._between(base.dim, start * stride, stop * stride, value, reason), (stop - start, *base.sizes[1:])
             )
             moved = _replaced(
                 axes, lambda a: Factor(smaller, a.position) if isinstance(a, Factor) and a.base is base else a
@@ -205,22 +215,22 @@ class Views:
             return Value(_without_ones(moved), value.index_of)
         if isinstance(chosen, Run):
             raise AssertionError("a run without factors")
-        axes[axis] = self._between(chosen, start, stop, reason)
+        axes[axis] = self._between(chosen, start, stop, value, reason)
         return Value(axes, value.index_of)
 
     def every(self, value: Value, axis: int, start: int, step: int, reason: Reason) -> Value:
         """Return every `step`-th position of one axis, where the step divides its length."""
         axes = list(self.settle(value, reason))
         outer, inner = self.dims.split_product(axes[axis], [size_of(axes[axis]) // step, step], reason)
-        self._between(inner, start, start + 1, reason)
+        self._between(inner, start, start + 1, value, reason)
         axes[axis] = outer
         return Value(axes, value.index_of)
 
-    def _between(self, dim: Dim, start: int, stop: int, reason: Reason) -> Dim:
+    def _between(self, dim: Dim, start: int, stop: int, value: Value, reason: Reason) -> Dim:
         before, rest = self.dims.cut(dim, start)
         chosen, after = self.dims.cut(rest, stop - start)
         self.parts_used.append(chosen)
-        self.parts_left += [(before, reason), (after, reason)]
+        self.parts_left += [Left(part, chosen, value.from_input, reason) for part in (before, after)]
         return chosen
 
     def _split(self, value: Value, base: Base, count: int, reason: Reason) -> None:
