@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 import reference
 from rebasin_fast import (
@@ -103,6 +104,25 @@ def test_the_gradient_that_is_carried_along_is_the_gradient(start, share):
             way = rng.standard_normal((n, n))
             change = dense_objective(a, b, {**P, group: P[group] + way}) - dense_objective(a, b, P)
             assert (method._gradient[group] * way).sum() == pytest.approx(change, abs=1e-4)
+
+
+def test_without_rounding_the_end_is_what_the_gradient_there_favours():
+    spec = mlp(WIDTHS)
+    a, b = draw(1), draw(2)
+    pair = MatchedPair(spec, a, b)
+    start = random_permutation(spec, 3)
+    method = FrankWolfe(CostCache(pair, 10**7), Solver(), pair.sizes, 1e-6, 4)
+    end = method.run(start, 0.05, rounded=False)
+    again = FrankWolfe(CostCache(pair, 10**7), Solver(), pair.sizes, 1e-6, 4)
+    point = again._begin(start, 0.05)
+    for _ in range(4):
+        again._step(point)
+    for group in spec.groups:
+        rows, columns = linear_sum_assignment(again._gradient[group], maximize=True)
+        favoured = again._gradient[group][rows, columns].sum()
+        assert again._gradient[group][rows, end[group]].sum() == pytest.approx(favoured, rel=1e-6)
+    assert method.steps == 4
+    assert not method._gradient  # let go of before coordinate descent
 
 
 @pytest.mark.parametrize("init", [None, "barycentre", "propagate", "identity"])

@@ -86,22 +86,31 @@ class FrankWolfe:
     converged: bool = False
     _gradient: dict[str, Array] = field(default_factory=dict)
 
-    def run(self, start: Permutation | None, share: float = 1.0) -> dict[str, Index]:
-        """Return the permutation at which steps from `start` end, rounded by an assignment for every group.
+    def run(self, start: Permutation | None, share: float = 1.0, *, rounded: bool = True) -> dict[str, Index]:
+        """Return the permutation at which steps from `start` end.
 
         Without `start` they begin at the barycentre, which favours no numbering of the units; with a `share` below 1
-        that share of the way from there to `start`.
+        that share of the way from there to `start`. The last point is `rounded` by an assignment for every group, or
+        else left for the permutation that its gradient favours: nearer to where coordinate descent goes from there
+        while few steps have been made, and the line search of one step less.
         """
         point = self._begin(start, share)
         while not self.converged and self.steps < self.max_steps:
             self._step(point)
             if self.progress is not None:
                 self.progress("weight matching, Frank-Wolfe", self.steps, self.max_steps)
+        end = self._rounded(point) if rounded else self._favoured()
         self._gradient.clear()
+        return end
+
+    def _rounded(self, point: _Combination) -> dict[str, Index]:
         rounding = Solver()  # the duals of a rounding say nothing about costs
         return {
             group: rounding.best(group, point.dense(group, size, self.cache.home)) for group, size in self.sizes.items()
         }
+
+    def _favoured(self) -> dict[str, Index]:
+        return {group: self.solver.best(group, readable(gradient)) for group, gradient in self._gradient.items()}
 
     def _begin(self, start: Permutation | None, share: float) -> _Combination:
         """Return the point where the steps begin, and set the gradient there."""
@@ -119,12 +128,11 @@ class FrankWolfe:
 
     def _step(self, point: _Combination) -> None:
         """Move towards the vertex that the gradient favours most, exactly as far as the objective rises."""
-        vertex: dict[str, Index] = {}
+        vertex = self._favoured()
         slopes: list[Any] = []
         scales: list[Any] = []
         for group, gradient in self._gradient.items():
             matrix = readable(gradient)
-            vertex[group] = self.solver.best(group, matrix)
             ahead = cells(matrix, vertex[group])
             slopes.append(total(ahead) - point.inner(group, matrix))
             scales.append(total(abs(ahead)))

@@ -191,7 +191,7 @@ class WeightMatcher:
         return steps.run(start), steps.steps
 
     def _default(self, progress: Progress | None) -> tuple[dict[str, Index], int]:
-        """Return the start outward, or where a few Frank-Wolfe steps lead from near the barycentre, and their number.
+        """Return the start outward, or where the gradient points after a few steps from near the barycentre; how many.
 
         Every cost matrix made on the way is one that coordinate descent asks for first, or near to it.
         """
@@ -200,7 +200,7 @@ class WeightMatcher:
         if not room or self._shared_by_more_than_two() or ahead(self._cache, self._solver, start) < _WORTH_STEPS:
             return start, 0
         steps = FrankWolfe(self._cache, self._solver, self._pair.sizes, _FRANK_WOLFE_RTOL, _INSIDE_STEPS, progress)
-        return steps.run(start, _INSIDE), steps.steps
+        return steps.run(start, _INSIDE, rounded=False), steps.steps
 
     def _vertex(self, init: Any, progress: Progress | None) -> dict[str, Index]:
         """Return the permutation `init` stands for, in kind; arrays of our own."""
