@@ -67,8 +67,9 @@ def weight_matching(
         at most eight steps of Frank-Wolfe lead from there. The default of coordinate descent is ``"propagate"`` if
         from there all groups, each alone, have less than 0.3 % of the objective to gain, as planted and unrelated
         networks have. Else, as with trained networks, it begins where the gradient points after four steps of
-        Frank-Wolfe from a point between the barycentre (95 %) and that start; but where a parameter has more than two groups on its axes or
-        `max_cache_bytes` does not hold two matrices for every group, with ``"propagate"`` in any case.
+        Frank-Wolfe from a point between the barycentre (95 %) and that start; but where a parameter has more than two
+        groups on its axes or `max_cache_bytes` does not hold two matrices for every group, with ``"propagate"`` in any
+        case.
     method : {"coordinate_descent", "frank_wolfe"}, default "coordinate_descent"
         ``"frank_wolfe"`` moves all groups at once through doubly stochastic matrices, each step towards the
         permutations the gradient favours (one assignment problem for every group), exactly as far as the objective
