@@ -203,27 +203,18 @@ __global__ void much_shared(int* out) {
     out[threadIdx.x] = held[threadIdx.x];
 }
 
-template <class Body>
-std::string complaint(Body body) {
-    try {
-        body();
-    } catch (const emulation::Broken& error) {
-        return error.what();
-    }
-    return "";
-}
-
 TEST_CASE(broken_kernels, "broken kernels are told what is wrong with them, and do no harm to the next") {
     std::vector<int> out(64, 0);
     const auto says = [](const std::string& text, const char* what) {
         CHECK_WITH(text.find(what) != std::string::npos, "said: " + text);
     };
-    says(complaint([] { launch(divergent_barriers, {1, 32}, nullptr); }), "different barriers");
-    says(complaint([] { launch(waits_for_ever, {1, 32}, nullptr); }), "deadlock");
-    says(complaint([&] { launch(reads_from_outside, {1, 32}, nullptr, out.data()); }), "takes no part");
-    says(complaint([&] { launch(wrong_mask, {1, 32}, nullptr, out.data()); }), "not in the mask");
-    says(complaint([&] { launch(much_shared, {1, 32}, nullptr, out.data()); }), "shared memory");
-    says(complaint([] { launch(waits_for_ever, {1, 2048}, nullptr); }), "invalid");
+    says(emulation::complaint([] { launch(divergent_barriers, {1, 32}, nullptr); }), "different barriers");
+    says(emulation::complaint([] { launch(waits_for_ever, {1, 32}, nullptr); }), "deadlock");
+    says(emulation::complaint([&] { launch(reads_from_outside, {1, 32}, nullptr, out.data()); }),
+         "takes no part");
+    says(emulation::complaint([&] { launch(wrong_mask, {1, 32}, nullptr, out.data()); }), "not in the mask");
+    says(emulation::complaint([&] { launch(much_shared, {1, 32}, nullptr, out.data()); }), "shared memory");
+    says(emulation::complaint([] { launch(waits_for_ever, {1, 2048}, nullptr); }), "invalid");
     CHECK(reverses<true>(3));
 }
 

@@ -61,22 +61,12 @@ __global__ void misaligned(const unsigned char* bytes, double* out) {
     *out = *reinterpret_cast<const double*>(bytes + 4);
 }
 
-template <class Body>
-std::string complaint(Body body) {
-    try {
-        body();
-    } catch (const emulation::Broken& error) {
-        return error.what();
-    }
-    return "";
-}
-
 TEST_CASE(watching, "what lacks something in between is seen in every order, and nothing else is") {
     std::vector<int> out(5 * kThreads, 0);
     std::vector<unsigned char> bytes(kThreads);
     std::vector<double> doubles(2, 0.0);
     const auto swapped = [&](auto kernel, int flip) {
-        return complaint([&] { launch(kernel, {1, kThreads}, nullptr, flip, out.data()); });
+        return emulation::complaint([&] { launch(kernel, {1, kThreads}, nullptr, flip, out.data()); });
     };
     const auto races = [](const std::string& text) { return text.find("race: thread ") == 0; };
     for (int seed = 0; seed < 10; ++seed) {
@@ -86,17 +76,25 @@ TEST_CASE(watching, "what lacks something in between is seen in every order, and
         CHECK(races(swapped(swap_pairs<Between::warp>, kWarp)));
         CHECK(swapped(swap_pairs<Between::barrier>, kWarp).empty());
         CHECK(swapped(swap_pairs<Between::nothing>, 0).empty());
-        CHECK(complaint([&] { launch(rotate<true>, {1, kThreads}, nullptr, 4, out.data()); }).empty());
-        CHECK(races(complaint([&] { launch(rotate<false>, {1, kThreads}, nullptr, 4, out.data()); })));
-        CHECK(complaint([&] { launch(write_all, {1, kThreads}, nullptr, out.data()); }).empty());
-        CHECK(races(complaint([&] { launch(write_all, {2, kThreads}, nullptr, out.data()); })));
+        CHECK(emulation::complaint([&] {
+                  launch(rotate<true>, {1, kThreads}, nullptr, 4, out.data());
+              }).empty());
+        CHECK(races(
+            emulation::complaint([&] { launch(rotate<false>, {1, kThreads}, nullptr, 4, out.data()); })));
+        CHECK(emulation::complaint([&] { launch(write_all, {1, kThreads}, nullptr, out.data()); }).empty());
+        CHECK(races(emulation::complaint([&] { launch(write_all, {2, kThreads}, nullptr, out.data()); })));
         int sum = 0;
-        CHECK(complaint([&] { launch(add_all<false>, {5, kThreads}, nullptr, &sum, out.data()); }).empty());
+        CHECK(emulation::complaint([&] {
+                  launch(add_all<false>, {5, kThreads}, nullptr, &sum, out.data());
+              }).empty());
         CHECK(sum == 5 * kThreads);
-        CHECK(races(complaint([&] { launch(add_all<true>, {5, kThreads}, nullptr, &sum, out.data()); })));
-        CHECK(complaint([&] { launch(neighbouring_bytes, {1, kThreads}, nullptr, bytes.data()); }).empty());
+        CHECK(races(
+            emulation::complaint([&] { launch(add_all<true>, {5, kThreads}, nullptr, &sum, out.data()); })));
+        CHECK(emulation::complaint([&] {
+                  launch(neighbouring_bytes, {1, kThreads}, nullptr, bytes.data());
+              }).empty());
         const auto* at = reinterpret_cast<const unsigned char*>(doubles.data());
-        CHECK(complaint([&] { launch(misaligned, {1, 1}, nullptr, at, doubles.data() + 1); }) ==
+        CHECK(emulation::complaint([&] { launch(misaligned, {1, 1}, nullptr, at, doubles.data() + 1); }) ==
               "misaligned address");
     }
 }
@@ -105,7 +103,7 @@ TEST_CASE(watching, "what lacks something in between is seen in every order, and
 void check_large(const Stored& s, SolveOptions options, const std::string& context) {
     options.for_a_block = 0;
     Room room(s.rows, s.cols);
-    const std::string wrong = complaint([&] {
+    const std::string wrong = emulation::complaint([&] {
         CHECK_WITH(solve_on(s.view, room.view(), options, nullptr).status == Status::optimal, context);
         check_answer(s, options.maximize, room, context);
     });
@@ -158,7 +156,7 @@ TEST_CASE(batches, "batches: in shared memory and beyond it") {
     const std::size_t before = emulation::settings().shared_limit;
     for (const std::size_t limit : {before, std::size_t{9} << 10}) {
         emulation::settings().shared_limit = limit;
-        const std::string wrong = complaint([&] { solve_batch_on(problems, false, nullptr); });
+        const std::string wrong = emulation::complaint([&] { solve_batch_on(problems, false, nullptr); });
         CHECK_WITH(wrong.empty(), wrong);
         for (std::size_t k = 0; k < rooms.size(); ++k)
             check_answer(matrices[k], false, rooms[k], "in a batch");
@@ -175,7 +173,7 @@ TEST_CASE(products, "factored costs") {
         Room room(70, 90);
         SolveOptions options;
         options.paths_on_host = on_host;
-        const std::string wrong = complaint([&] {
+        const std::string wrong = emulation::complaint([&] {
             CHECK(largest_of<double>(a.data(), 350, nullptr) > 0.0);
             CHECK(solve_factored_on(factors, room.view(), options, {0, 1}, nullptr).status ==
                   Status::optimal);
@@ -199,7 +197,7 @@ TEST_CASE(gathering, "panels, gathered and not") {
                  panel.data(),
                  Element::f64,
                  {{40, 1, index.data(), less.data()}, {30, 40}}};
-    const std::string wrong = complaint([&] { gather_panel(job, nullptr); });
+    const std::string wrong = emulation::complaint([&] { gather_panel(job, nullptr); });
     CHECK_WITH(wrong.empty(), wrong);
     CHECK(panel[31] == 7.0 - 1.0);
 }

@@ -36,6 +36,17 @@ class Broken : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// What `body` is told about a broken kernel that it launches; nothing if all is well.
+template <class Body>
+std::string complaint(Body body) {
+    try {
+        body();
+    } catch (const Broken& error) {
+        return error.what();
+    }
+    return "";
+}
+
 struct Settings {
     std::uint64_t seed = 1;                            // of the order in which fibers run
     int blocks_together = 2;                           // at most
