@@ -125,13 +125,21 @@ def noise(kind, n=2100):
         "planted": lambda: -(a @ (a[rng.permutation(n)] + 0.7 * b).T),
         "some forbidden": lambda: np.where(rng.random((n, n)) < 0.001, np.inf, a @ b.T),
         "few columns differ": lambda: np.repeat(rng.standard_normal((n, 30)), n // 30, axis=1),
+        "alike": lambda: rng.random((n, n), dtype=np.float32),
+        "a few columns are cheap": lambda: rng.random((n, n)) - (np.arange(n) % 10 == 0),
+        "one column is dear": lambda: rng.random((n, n)) + 10.0 * (np.arange(n) == 7),
+        "columns are shifted": lambda: rng.random((n, n)) + 0.05 * rng.random(n),
+        "rows are shifted": lambda: rng.random((n, n)) + 5.0 * rng.random((n, 1)),
+        "tied": lambda: rng.integers(0, 50, (n, n), dtype=np.int16),
     }[kind]()
 
 
 @pytest.mark.parametrize(
-    "kind", ["float32", "integers", "nearly overflowing", "planted", "some forbidden", "few columns differ"]
+    "kind",
+    ["float32", "integers", "nearly overflowing", "planted", "some forbidden", "few columns differ", "alike"]
+    + ["a few columns are cheap", "one column is dear", "columns are shifted", "rows are shifted", "tied"],
 )
-def test_a_few_rows_tell_whether_column_minima_are_noise(kind):
+def test_a_few_rows_tell_whether_column_minima_are_worth_a_pass(kind):
     cost = noise(kind)
     answer = solve_assignment(cost)
     assert verify_assignment(cost, answer).optimal

@@ -31,10 +31,10 @@ bool tail_is_heavy_of(int n, int m, const Cells& cells) {
     return tail_is_heavy(cells.at(rows, cols));
 }
 
-Minima look_at_minima(std::vector<double> minima, std::vector<double> sample) {
+Minima look_at_minima(std::vector<double> minima, const std::vector<double>& sample) {
     for (double& c : minima)
         if (!(c < std::numeric_limits<double>::infinity())) c = 0.0;
-    return look_at(minima, std::move(sample));
+    return look_at(minima, sample);
 }
 
 std::int64_t match_tight(const std::vector<unsigned long long>& tight,

@@ -29,7 +29,7 @@ std::vector<double> scattered_cells(int n, int m, const Cells& cells);
 bool tail_is_heavy_of(int n, int m, const Cells& cells);
 
 // What column minima are worth as prices; infinite ones are made 0.
-Minima look_at_minima(std::vector<double> minima, std::vector<double> sample);
+Minima look_at_minima(std::vector<double> minima, const std::vector<double>& sample);
 
 // The matching that duals leave behind. Bit k of tight[i]: row i's least reduced cost is that of column
 // columns[i * listed + k]. Returns the column of every row, -1 for none, and how many have one.

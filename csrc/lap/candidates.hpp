@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -35,9 +36,12 @@ class Candidates {
           pool_limit_(reserved_ + source.rows * width_ / 4 + 4 * filled_up(source.cols)),
           slots_(static_cast<std::size_t>(source.rows), Slot{0, 0, 0, -kForbidden}),
           // Set aside at once, for to grow step by step would take twice the memory at times; what is not
-          // used is not touched.
-          columns_(std::make_unique_for_overwrite<std::int32_t[]>(static_cast<std::size_t>(pool_limit_))),
-          costs_(std::make_unique_for_overwrite<T[]>(static_cast<std::size_t>(pool_limit_))),
+          // used is not touched. In one block, larger than all else together: allocators keep that much
+          // for the next problem of the size.
+          pool_(std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(pool_limit_) *
+                                                            (sizeof(T) + sizeof(std::int32_t)))),
+          costs_(reinterpret_cast<T*>(pool_.get())),
+          columns_(reinterpret_cast<std::int32_t*>(costs_ + pool_limit_)),
           scratch_(static_cast<std::size_t>(crew->size())) {}
 
     struct List {
@@ -49,7 +53,7 @@ class Candidates {
 
     List of(std::int32_t i) const {
         const Slot& slot = slots_[i];
-        return {columns_.get() + slot.offset, costs_.get() + slot.offset, slot.size, slot.bound};
+        return {columns_ + slot.offset, costs_ + slot.offset, slot.size, slot.bound};
     }
 
     double reduced(const List& list, std::int32_t k, const std::vector<double>& v) const {
@@ -109,8 +113,8 @@ class Candidates {
         give_room(slot, size);
         slot.size = size;
         slot.bound = bound;
-        std::copy_n(columns, size, columns_.get() + slot.offset);
-        std::copy_n(costs, size, costs_.get() + slot.offset);
+        std::copy_n(columns, size, columns_ + slot.offset);
+        std::copy_n(costs, size, costs_ + slot.offset);
         for (std::int64_t k = size; k < filled_up(size); ++k) {
             columns_[static_cast<std::size_t>(slot.offset + k)] = static_cast<std::int32_t>(source_.cols);
             costs_[static_cast<std::size_t>(slot.offset + k)] = T{};
@@ -228,7 +232,7 @@ class Candidates {
         const std::int64_t room = std::min<std::int64_t>({slot.capacity, source_.cols, entries});
         slot.bound = reader.list(i, prices, room, hint_, check);
         slot.size = static_cast<std::int32_t>(reader.found());
-        reader.copy(columns_.get() + slot.offset, costs_.get() + slot.offset, filled_up(slot.size));
+        reader.copy(columns_ + slot.offset, costs_ + slot.offset, filled_up(slot.size));
     }
 
     void learn(const RowReader<Source>& reader) {
@@ -249,8 +253,9 @@ class Candidates {
     std::int64_t used_ = 0, reserved_;  // entries in use, and such as rows may still ask for
     const std::int64_t pool_limit_;
     std::vector<Slot> slots_;
-    std::unique_ptr<std::int32_t[]> columns_;
-    std::unique_ptr<T[]> costs_;
+    std::unique_ptr<std::byte[]> pool_;
+    T* const costs_;  // both in it
+    std::int32_t* const columns_;
     std::vector<std::unique_ptr<RowReader<Source>>> scratch_;
     std::int64_t row_scans_ = 0;
     ListHint hint_;

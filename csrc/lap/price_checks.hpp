@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -36,17 +37,40 @@ enum class Minima {
     spread   // as noise, unless nearly every row holds one of them, as where a permutation is planted
 };
 
+// How far costs follow the minima of their columns: 1 where these are the levels of whole columns, 0 where
+// they tell nothing of any other cost. `costs` has one of every column whose minimum is in `minima`, in the
+// same order: the medians of those in the columns with the lower and the higher minima are compared.
+inline double followed(const std::vector<double>& minima, const std::vector<double>& costs) {
+    std::vector<std::size_t> order(minima.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    const auto middle = order.begin() + std::ssize(order) / 2;
+    std::nth_element(order.begin(), middle, order.end(), [&](std::size_t a, std::size_t b) {
+        return minima[a] != minima[b] ? minima[a] < minima[b] : a < b;
+    });
+    const auto typical = [&](auto first, auto last) {
+        std::vector<double> part;
+        for (auto at = first; at != last; ++at) part.push_back(costs[*at]);
+        const auto half = part.begin() + std::ssize(part) / 2;
+        std::nth_element(part.begin(), half, part.end());
+        return *half;
+    };
+    return (typical(middle, order.end()) - typical(order.begin(), middle)) / spread(minima);
+}
+
+// Of minima that are spread out.
+inline constexpr double kFollowed = 0.5;
+
 // Column minima are noise where they are outliers, for tails are heavy; mostly, too, where they are spread
-// out and the costs are no less so once they are taken off. `sample` is one cell of every column, scattered.
-inline Minima look_at(const std::vector<double>& minima, std::vector<double> sample) {
+// out and other costs do not follow them. `sample` is one cell of every column, scattered.
+inline Minima look_at(const std::vector<double>& minima, const std::vector<double>& sample) {
     constexpr double outlying = 2.0, apart = 0.2;
     const std::int64_t m = std::ssize(minima);
-    std::vector<double> reduced = sample;
-    for (std::int64_t k = 0; k < m; ++k) reduced[k] -= minima[scattered_column(k, m)];
-    const double of_minima = spread(minima), of_costs = spread(std::move(sample));
+    const double of_minima = spread(minima), of_costs = spread(sample);
     if (of_minima > outlying * of_costs) return Minima::noise;
-    return of_minima > apart * of_costs && spread(std::move(reduced)) > of_costs ? Minima::spread
-                                                                                 : Minima::useful;
+    if (!(of_minima > apart * of_costs)) return Minima::useful;
+    std::vector<double> of_same(sample.size());
+    for (std::int64_t k = 0; k < m; ++k) of_same[k] = minima[scattered_column(k, m)];
+    return followed(of_same, sample) < kFollowed ? Minima::spread : Minima::useful;
 }
 
 // So many rows of a sample tell whether nearly every row holds a column minimum.
@@ -65,10 +89,15 @@ inline bool tail_is_heavy(std::vector<double> costs) {
     constexpr double far = 8.0;
     for (const double cost : costs)
         if (!std::isfinite(cost)) return false;
-    std::sort(costs.begin(), costs.end());
-    const std::size_t count = costs.size();
-    const double middle = costs[count / 2], quarter = middle - costs[count / 4];
-    return quarter > 0.0 && middle - costs[count / 100] > far * quarter;
+    auto end = costs.end();
+    const auto lowest = [&](std::size_t part) {  // the parts asked for grow smaller
+        const auto at = costs.begin() + static_cast<std::ptrdiff_t>(costs.size() / part);
+        std::nth_element(costs.begin(), at, end);
+        end = at;
+        return *at;
+    };
+    const double middle = lowest(2), quarter = middle - lowest(4);
+    return quarter > 0.0 && middle - lowest(100) > far * quarter;
 }
 
 // Rows that bids from prices of zero leave free, of those there are: so few that more bids settle nearly all.

@@ -129,6 +129,7 @@ class RowReader {
     }
 
     std::int64_t found() const { return found_; }
+    std::int32_t column(std::int64_t k) const { return columns_[static_cast<std::size_t>(k)]; }
     const ListHint& hint() const { return hint_; }  // for the next row
 
     // Writes what was found, filled up to `size` entries with column m.

@@ -11,6 +11,7 @@
 #include "lap/certificate.hpp"
 #include "lap/lap.hpp"
 #include "lap/oriented.hpp"
+#include "lap/row_sample.hpp"
 #include "lap/simd/kernels.hpp"
 #include "lap/simd/small_kernel.hpp"
 #include "lap/small.hpp"
@@ -113,9 +114,9 @@ Method choose_method(const TypedView<T>& cost) {
 template <class T>
 Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned) {
     Stats stats;
-    stats.row_scans = cost.rows;
     const double sign = options.maximize ? -1.0 : 1.0;
     if constexpr (std::is_integral_v<T> && sizeof(T) == 8) {
+        stats.row_scans += cost.rows;
         if (float64_may_round(cost)) {
             stats.method = Method::shortest_path;
             stats.exact_integers = true;
@@ -129,8 +130,11 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
     Survey<Widened<T>> found;
     const DenseRows<T> rows(cost, sign);
     const bool surveyed = !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr &&
-                                        !tail_is_heavy(rows) && !minima_are_noise(rows, options.maximize));
-    if (surveyed) found = survey(rows, options.maximize, &crew);
+                                        !tail_is_heavy(rows) && minima_are_wanted(rows, options.maximize));
+    if (surveyed) {
+        found = survey(rows, options.maximize, &crew);
+        stats.row_scans += cost.rows;
+    }
     for (double guard = 1.0;;) {
         if (found.seen.invalid) return with_status(Status::invalid_entry);
         if (std::is_same_v<T, double>) guard = overflow_guard(found.seen, cost.rows);

@@ -61,42 +61,4 @@ bool tail_is_heavy(const Source& source) {
     return tail_is_heavy(std::move(costs));
 }
 
-// Whether, going by a few rows, column minima only follow the noise (as column_minima() would find of all
-// rows, by its rule): prices of 0 are as good then, and the pass that finds the minima can be spared. Not
-// where rows have a best column far better than any other: where a permutation is planted, minima decide.
-template <class Source>
-bool minima_are_noise(const Source& source, bool maximize) {
-    using T = typename Source::Element;
-    constexpr std::int64_t samples = 64, leads = 16, columns = 1024, few = 2048;
-    constexpr double apart = 0.3, planted = 0.5;
-    const std::int64_t n = source.rows, m = source.cols;
-    if (n < few) return false;
-    typename Source::Reader reader(source);
-    const auto& kernels = simd::kernels<T>();
-    std::vector<T> best;
-    std::vector<double> costs(columns), lead, zero(static_cast<std::size_t>(simd::padded(m)), 0.0);
-    std::fill(zero.begin() + m, zero.end(), -std::numeric_limits<double>::infinity());
-    simd::Extremes seen{};
-    for (std::int64_t k = 0; k < samples; ++k) {
-        const T* row = reader.row(k * n / samples);
-        if (best.empty()) best.assign(row, row + m);
-        kernels.column_best(row, 0, 1, maximize, best.data(), m, &seen);
-        for (std::int64_t c = k; c < columns; c += samples)
-            costs[c] = source.sign * static_cast<double>(row[c * m / columns]);
-        if (k % (samples / leads) != 0) continue;
-        const simd::TwoSmallest two = kernels.reduced_min2(row, source.sign, zero.data(), m);
-        lead.push_back(two.second - two.first);
-    }
-    if (seen.invalid || seen.forbidden) return false;
-    std::vector<double> minima(columns), reduced = costs;
-    for (std::int64_t c = 0; c < columns; ++c) {
-        minima[c] = source.sign * static_cast<double>(best[static_cast<std::size_t>(c * m / columns)]);
-        reduced[c] -= minima[c];
-    }
-    const double of_costs = spread(std::move(costs));
-    std::nth_element(lead.begin(), lead.begin() + leads / 2, lead.end());
-    return spread(std::move(minima)) > apart * of_costs && spread(std::move(reduced)) > of_costs &&
-           lead[leads / 2] < planted * of_costs;
-}
-
 }  // namespace rebasin_fast

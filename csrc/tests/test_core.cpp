@@ -223,6 +223,30 @@ TEST_CASE(heavy_tails,
     }
 }
 
+TEST_CASE(survey, "the pass that finds column minima is spared where columns are alike, and only there") {
+    constexpr std::int64_t n = 2048;
+    Random random(3);
+    std::uniform_real_distribution<double> uniform;
+    std::vector<double> shift(n);
+    const auto passes = [&] {
+        auto c = filled<float>(n, n, [&] { return uniform(random); });
+        for (std::int64_t i = 0; i < n; ++i)
+            for (std::int64_t j = 0; j < n; ++j) c.at(i, j) += static_cast<float>(shift[j]);
+        Options options;
+        options.with_duals = true;
+        const Result r = solve(c.view(), options);
+        check_proven(c.view(), options, r, "survey");
+        return static_cast<double>(r.stats.row_scans) / n;
+    };
+    CHECK(passes() < 1.2);
+    shift[7] = 10.0;
+    const double one_dear = passes();
+    CHECK(2.0 <= one_dear && one_dear < 2.2);
+    for (double& x : shift) x = 0.3 * uniform(random);
+    const double shifted = passes();
+    CHECK(2.0 <= shifted && shifted < 2.2);
+}
+
 TEST_CASE(forbidden, "forbidden cells are avoided, and found infeasible when they cannot be") {
     Random random(3);
     for (int trial = 0; trial < 30; ++trial) {

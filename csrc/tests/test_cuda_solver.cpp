@@ -160,7 +160,7 @@ std::pair<Minima, int> minima_of(const Stored& s) {
     const Costs<double> costs{s.values.data(), s.cols, 1.0, s.rows, s.cols};
     launch(count_holders<double>, {3, 64}, nullptr, costs, keys.data(), static_cast<int>(kRowsAsked),
            &holders);
-    return {look_at_minima(std::move(minima), std::move(sample)), holders};
+    return {look_at_minima(std::move(minima), sample), holders};
 }
 
 TEST_CASE(
