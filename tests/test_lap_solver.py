@@ -136,8 +136,10 @@ def noise(kind, n=2100):
 
 @pytest.mark.parametrize(
     "kind",
-    ["float32", "integers", "nearly overflowing", "planted", "some forbidden", "few columns differ", "alike"]
-    + ["a few columns are cheap", "one column is dear", "columns are shifted", "rows are shifted", "tied"],
+    [
+        *("float32", "integers", "nearly overflowing", "planted", "some forbidden", "few columns differ", "alike", "tied"),
+        *("a few columns are cheap", "one column is dear", "columns are shifted", "rows are shifted"),
+    ],
 )
 def test_a_few_rows_tell_whether_column_minima_are_worth_a_pass(kind):
     cost = noise(kind)
