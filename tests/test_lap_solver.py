@@ -134,13 +134,11 @@ def noise(kind, n=2100):
     }[kind]()
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("float32", "integers", "nearly overflowing", "planted", "some forbidden", "few columns differ", "alike", "tied"),
-        *("a few columns are cheap", "one column is dear", "columns are shifted", "rows are shifted"),
-    ],
-)
+KINDS = ("float32", "integers", "nearly overflowing", "planted", "some forbidden", "few columns differ", "alike", "tied")
+SHIFTED = ("a few columns are cheap", "one column is dear", "columns are shifted", "rows are shifted")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *SHIFTED])
 def test_a_few_rows_tell_whether_column_minima_are_worth_a_pass(kind):
     cost = noise(kind)
     answer = solve_assignment(cost)
