@@ -254,6 +254,26 @@ def test_integers_within_float64_keep_integer_duals_through_eps_scaling():
         assert verify_assignment(scaled, answer, row_duals=u, col_duals=v) == (True, 0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("method", ["jv", "auction"])
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_integers_are_bid_for_in_fractions_but_have_whole_duals(dtype, method):
+    rng = np.random.default_rng(3)
+    n, top = 250, min(int(np.iinfo(dtype).max), 2**40)
+    for cost in (
+        rng.integers(0, top, (n, n), endpoint=True),
+        top - rng.integers(0, 40, (n, n)),  # float32 cannot tell these apart where top is large
+        rng.integers(0, min(top, 1000) // 2, (n, n)) + rng.integers(0, top // 2, n),
+        rng.integers(0, min(top, 1000), (n, n + 30)),
+    ):
+        typed = cost.astype(dtype)
+        answer = solve_assignment(typed, method=method)
+        assert answer.cost == cost[scipy_solver(typed)].sum()
+        assert answer.gap == 0
+        assert np.array_equal(np.floor(answer.row_duals), answer.row_duals)
+        assert np.array_equal(np.floor(answer.col_duals), answer.col_duals)
+        assert verify_assignment(typed, answer).optimal
+
+
 def test_exact_duals_beyond_int64_are_refused():
     cost = np.array([[0, 2**64 - 1], [2**64 - 1, 0]], dtype=np.uint64)
     assert linear_sum_assignment(cost, maximize=True)[1].tolist() == [1, 0]

@@ -18,6 +18,7 @@ class DeviceRows {
     using Element = S;
     static constexpr bool kInMemory = false;
     static constexpr std::int64_t kBytes = sizeof(S);
+    static constexpr double price_step = 1.0;
 
     DeviceRows(HostProblem<S>* problem, const std::function<void(std::int64_t, S*)>& fetch)
         : rows(problem->rows), cols(problem->cols), sign(problem->sign), problem_(*problem), fetch_(fetch) {

@@ -96,7 +96,10 @@ class ListSolver {
         matching->status = solve(column_best, seen, stats);
         stats->row_scans += state_.lists.row_scans();
         if (hopeless_ || contested_) return false;
-        if (std::is_integral_v<T> && state_.prices.largest() >= 0x1p52) return false;
+        if constexpr (std::is_integral_v<T>) {
+            if (state_.prices.largest() >= 0x1p52 * source_.price_step) return false;
+            if (matching->status == Status::optimal && source_.price_step < 1.0) make_prices_whole();
+        }
         if (matching->status == Status::optimal && options_.with_duals) row_duals(&matching->u);
         matching->col_of_row = std::move(state_.matching.col_of_row);
         state_.matching.v.resize(static_cast<std::size_t>(state_.m()));
@@ -285,8 +288,20 @@ class ListSolver {
         return augment_dense(source_, &state_.matching, options_.interrupt, stats, kWithoutLimit);
     }
 
-    // Integer costs are bid for in integers: every price is then an integer, and float64 holds it exactly.
-    static double whole(double eps) { return std::is_integral_v<T> ? std::floor(eps) : eps; }
+    // Integer costs are bid for in whole steps: every price is then a multiple of the step, and float64 holds
+    // it exactly.
+    double whole(double eps) const {
+        if constexpr (std::is_integral_v<T>)
+            return source_.price_step * std::floor(eps / source_.price_step);
+        else
+            return eps;
+    }
+
+    // Optimal prices for integers stay so when they are rounded down: where c - v is no less than the row's
+    // dual, an integer c less a whole v is no less than the dual rounded up.
+    void make_prices_whole() {
+        for (std::int64_t j = 0; j < state_.m(); ++j) state_.prices.set(j, std::floor(state_.prices[j]));
+    }
 
     // eps-scaled bidding, from scratch in every phase but for the prices. `slack` is the typical one within a
     // list, `left` the rows that the row reduction has left free.
@@ -294,7 +309,8 @@ class ListSolver {
         const double least = slack * kEpsLeast;
         const bool much = static_cast<double>(left) > kMuchCompetition * state_.n();
         double eps = slack * (much ? kEpsOfMuch : kEpsOfLittle);
-        if (std::is_integral_v<T> && eps > 0.0) eps = std::max(1.0, whole(eps));
+        if constexpr (std::is_integral_v<T>)
+            if (eps > 0.0) eps = std::max(source_.price_step, whole(eps));
         for (bool first = true; eps > least && !state_.stopped; first = false) {
             bidding_.release_all();
             const std::size_t still_free =

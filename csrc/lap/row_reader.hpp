@@ -64,10 +64,12 @@ class Prices {
     // How far a value of c_ij - v_j near x, computed in F, may be from the float64 one.
     double rounding(double x) const {
         if constexpr (!kTwice) return 0.0;
-        constexpr double unit = 0x1p-23, least = std::numeric_limits<float>::denorm_min();
+        constexpr bool costs_rounded = !simd::kExactInFast<T>;
+        constexpr double unit = costs_rounded ? 0x1p-22 : 0x1p-23;
+        constexpr double least = std::numeric_limits<float>::denorm_min();
         constexpr double most = 1e37;  // so that sums do not overflow float
         if (largest_ > most) return kForbidden;
-        return std::abs(x) * unit + (rounded_ ? largest_ * unit + least : 0.0);
+        return std::abs(x) * unit + (costs_rounded || rounded_ ? largest_ * unit + least : 0.0);
     }
 
   private:
@@ -198,9 +200,10 @@ class RowReader {
         *bound = static_cast<double>(threshold);
         hint_ = {*bound - static_cast<double>(least), *bound};
         if (threshold < static_cast<F>(kForbidden)) *bound -= error<F>(prices, threshold);
-        // What integers are not below they are not below the next integer either, and prices stay integers
-        // so.
-        if constexpr (std::is_integral_v<T>) *bound = std::ceil(*bound);
+        // What multiples of a step are not below they are not below the next multiple either, and prices
+        // stay multiples so.
+        if constexpr (std::is_integral_v<T>)
+            *bound = source_.price_step * std::ceil(*bound / source_.price_step);
         return true;
     }
 

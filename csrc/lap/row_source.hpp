@@ -27,21 +27,23 @@ class DenseRows {
     static constexpr std::int64_t kBytes = sizeof(T);  // an element takes in memory
 
     // `factor` times the elements are the costs: 1 or -1, or powers of two that keep sums from overflowing.
-    // Below the matrix there may be `blank` rows of zeros, which are nowhere in it.
-    DenseRows(const TypedView<T>& view, double factor, std::int64_t blank = 0)
+    // Prices for integers are multiples of `step`, a power of two, so that float64 holds all there is to
+    // compute. Below the matrix there may be `blank` rows of zeros, which are nowhere in it.
+    DenseRows(const TypedView<T>& view, double factor, double step, std::int64_t blank = 0)
         : rows(view.rows + blank),
           cols(view.cols),
           sign(factor),
+          price_step(step),
           view_(view),
           zeros_(static_cast<std::size_t>(blank > 0 ? view.cols : 0)) {}
 
     // The same with as many blank rows as make it square: they take the columns that are left over, whichever
     // these are, at no cost.
-    DenseRows squared() const { return DenseRows(view_, sign, cols - view_.rows); }
+    DenseRows squared() const { return DenseRows(view_, sign, price_step, cols - view_.rows); }
     bool has_blank_rows() const { return !zeros_.empty(); }
 
     const std::int64_t rows, cols;
-    const double sign;
+    const double sign, price_step;
 
     double at(std::int64_t i, std::int64_t j) const {
         return i < view_.rows ? sign * static_cast<double>(view_.at(i, j)) : 0.0;

@@ -31,19 +31,40 @@ constexpr double kExactDouble = 9007199254740992.0;
 // on what the solver for small problems has declined as contested, which square problems of that size are.
 constexpr std::int64_t kListsFrom = 480, kListsFromScattered = 128;
 
-// Duals stay below largest + 4 n range in magnitude; when float64 holds all integers up to there, it is
-// exact.
+// Duals of integers in [low, high] stay below this in magnitude.
+double largest_dual(double low, double high, std::int64_t n) {
+    return std::max(std::abs(low), std::abs(high)) + 4.0 * static_cast<double>(n) * (high - low);
+}
+
+// The same for the entries of a matrix. Whether all are in [-2^b, 2^b), small enough for all purposes, shows
+// in the bits of x + 2^b, which compilers look at as vectors everywhere.
 template <class T>
-bool float64_may_round(const TypedView<T>& cost) {
+double largest_dual(const TypedView<T>& cost) {
+    constexpr int b = sizeof(T) == 8 ? 24 : 8 * sizeof(T) - std::is_signed_v<T>;
+    constexpr std::uint64_t small = std::uint64_t{1} << b, shift = std::is_signed_v<T> ? small : 0;
+    const auto of_small = [&] {
+        return largest_dual(-static_cast<double>(shift), static_cast<double>(small), cost.rows);
+    };
+    if constexpr (sizeof(T) < 8) return of_small();
+    std::uint64_t bits = 0;
+    for (std::int64_t i = 0; i < cost.rows; ++i)
+        for (std::int64_t j = 0; j < cost.cols; ++j)
+            bits |= static_cast<std::uint64_t>(cost.at(i, j)) + shift;
+    if (bits < small + shift) return of_small();
     T low = std::numeric_limits<T>::max(), high = std::numeric_limits<T>::min();
     for (std::int64_t i = 0; i < cost.rows; ++i)
         for (std::int64_t j = 0; j < cost.cols; ++j) {
             low = std::min(low, cost.at(i, j));
             high = std::max(high, cost.at(i, j));
         }
-    const double lo = static_cast<double>(low), hi = static_cast<double>(high);
-    return std::max(std::abs(lo), std::abs(hi)) + 4.0 * static_cast<double>(cost.rows) * (hi - lo) >=
-           kExactDouble;
+    return largest_dual(static_cast<double>(low), static_cast<double>(high), cost.rows);
+}
+
+// The finest steps in which float64 can hold duals of this size, down to a thousandth: bidding for integers
+// with an eps below 1 leaves less to the search for paths.
+double step_for(double largest) {
+    constexpr int finest = -10;
+    return std::ldexp(1.0, std::clamp(std::ilogb(largest) + 1 - 52, finest, 0));
 }
 
 // A power of two that keeps sums of n costs finite. 1 unless costs come within a factor 8n of overflow.
@@ -115,20 +136,25 @@ template <class T>
 Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned) {
     Stats stats;
     const double sign = options.maximize ? -1.0 : 1.0;
-    if constexpr (std::is_integral_v<T> && sizeof(T) == 8) {
-        stats.row_scans += cost.rows;
-        if (float64_may_round(cost)) {
-            stats.method = Method::shortest_path;
-            stats.exact_integers = true;
-            auto matching = solve_shortest_path<int128>(cost, options, &stats);
-            return finish(cost, sign, std::move(matching), turned, stats);
+    double step = 1.0;
+    if constexpr (std::is_integral_v<T>) {
+        const double largest = largest_dual(cost);
+        if constexpr (sizeof(T) == 8) {
+            stats.row_scans += cost.rows;
+            if (largest >= kExactDouble) {
+                stats.method = Method::shortest_path;
+                stats.exact_integers = true;
+                auto matching = solve_shortest_path<int128>(cost, options, &stats);
+                return finish(cost, sign, std::move(matching), turned, stats);
+            }
         }
+        if (options.max_gap == 0.0) step = step_for(largest);
     }
     stats.method = options.method != Method::automatic ? options.method : choose_method(cost);
     const bool by_lists = stats.method == Method::jv || stats.method == Method::auction;
     Crew crew(options.threads);
     Survey<Widened<T>> found;
-    const DenseRows<T> rows(cost, sign);
+    const DenseRows<T> rows(cost, sign, step);
     const bool surveyed = !by_lists || (cost.rows == cost.cols && options.col_duals == nullptr &&
                                         !tail_is_heavy(rows) && minima_are_wanted(rows, options.maximize));
     if (surveyed) {
@@ -138,7 +164,7 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
     for (double guard = 1.0;;) {
         if (found.seen.invalid) return with_status(Status::invalid_entry);
         if (std::is_same_v<T, double>) guard = overflow_guard(found.seen, cost.rows);
-        const DenseRows<T> source(cost, sign * guard);
+        const DenseRows<T> source(cost, sign * guard, step);
         Matching<double> matching;
         if (by_lists)
             matching = solve_lists(source, options, &crew, found.column_best, turned,

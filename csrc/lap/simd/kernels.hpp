@@ -33,10 +33,14 @@ struct Extremes {
 // Reduced costs of a row are looked through in groups of `depth` times this many columns.
 inline constexpr std::int64_t kGroupLanes = 16;
 
-// What reduced costs are first looked at in: float where it holds every cost of type T exactly.
+// What reduced costs are first looked at in. float64 costs, small differences of which are to count, in
+// float64.
 template <class T>
-using Fast =
-    std::conditional_t<std::is_same_v<T, float> || (std::is_integral_v<T> && sizeof(T) <= 2), float, double>;
+using Fast = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// Whether that holds every cost of type T.
+template <class T>
+inline constexpr bool kExactInFast = !std::is_integral_v<T> || sizeof(T) <= 2;
 
 // Finding a row's cheapest columns. F is float or double; values are sign * row[j] - v[j], computed in F.
 // v is padded, its padding -inf.
