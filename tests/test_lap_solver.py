@@ -274,6 +274,27 @@ def test_integers_are_bid_for_in_fractions_but_have_whole_duals(dtype, method):
         assert verify_assignment(typed, answer).optimal
 
 
+@pytest.mark.parametrize("kind", ["random", "all rows want the same", "rank one", "differences of one", "wide"])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_integers_for_which_float64_only_might_be_too_coarse(kind, maximize):
+    rng = np.random.default_rng(4)
+    n, top = 150, 2**52 - 1
+    cost = {
+        "random": lambda: rng.integers(-top, top, (n, n)),
+        "all rows want the same": lambda: np.sort(rng.integers(0, top, (n, n)), axis=1),
+        "rank one": lambda: np.outer(rng.integers(0, 2**26, n), rng.integers(0, 2**26, n)),
+        "differences of one": lambda: top - rng.integers(0, 3, (n, n)),
+        "wide": lambda: rng.integers(-top, top, (n, n + 20)),
+    }[kind]()
+    cost[0, :2] = -top, top
+    answer = solve_assignment(cost, maximize=maximize)
+    exact = solve_assignment(cost, maximize=maximize, method="jv")  # a method that is asked for takes no chances
+    assert exact.stats.exact_integers
+    assert answer.cost == exact.cost
+    assert answer.gap == 0
+    assert verify_assignment(cost, answer, maximize=maximize).optimal
+
+
 def test_exact_duals_beyond_int64_are_refused():
     cost = np.array([[0, 2**64 - 1], [2**64 - 1, 0]], dtype=np.uint64)
     assert linear_sum_assignment(cost, maximize=True)[1].tolist() == [1, 0]

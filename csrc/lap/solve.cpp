@@ -31,33 +31,35 @@ constexpr double kExactDouble = 9007199254740992.0;
 // on what the solver for small problems has declined as contested, which square problems of that size are.
 constexpr std::int64_t kListsFrom = 480, kListsFromScattered = 128;
 
-// Duals of integers in [low, high] stay below this in magnitude.
-double largest_dual(double low, double high, std::int64_t n) {
-    return std::max(std::abs(low), std::abs(high)) + 4.0 * static_cast<double>(n) * (high - low);
-}
+// Of integers: how large they and their duals can be in magnitude.
+struct Bounds {
+    double cost, dual;
 
-// The same for the entries of a matrix. Whether all are in [-2^b, 2^b), small enough for all purposes, shows
-// in the bits of x + 2^b, which compilers look at as vectors everywhere.
+    Bounds(double low, double high, std::int64_t n)
+        : cost(std::max(std::abs(low), std::abs(high))),
+          dual(cost + 4.0 * static_cast<double>(n) * (high - low)) {}
+};
+
+// Whether all are in [-2^b, 2^b), small enough for all purposes, shows in the bits of x + 2^b, which
+// compilers look at as vectors everywhere.
 template <class T>
-double largest_dual(const TypedView<T>& cost) {
+Bounds bounds_of(const TypedView<T>& cost) {
     constexpr int b = sizeof(T) == 8 ? 24 : 8 * sizeof(T) - std::is_signed_v<T>;
     constexpr std::uint64_t small = std::uint64_t{1} << b, shift = std::is_signed_v<T> ? small : 0;
-    const auto of_small = [&] {
-        return largest_dual(-static_cast<double>(shift), static_cast<double>(small), cost.rows);
-    };
-    if constexpr (sizeof(T) < 8) return of_small();
+    const Bounds of_small(-static_cast<double>(shift), static_cast<double>(small), cost.rows);
+    if constexpr (sizeof(T) < 8) return of_small;
     std::uint64_t bits = 0;
     for (std::int64_t i = 0; i < cost.rows; ++i)
         for (std::int64_t j = 0; j < cost.cols; ++j)
             bits |= static_cast<std::uint64_t>(cost.at(i, j)) + shift;
-    if (bits < small + shift) return of_small();
+    if (bits < small + shift) return of_small;
     T low = std::numeric_limits<T>::max(), high = std::numeric_limits<T>::min();
     for (std::int64_t i = 0; i < cost.rows; ++i)
         for (std::int64_t j = 0; j < cost.cols; ++j) {
             low = std::min(low, cost.at(i, j));
             high = std::max(high, cost.at(i, j));
         }
-    return largest_dual(static_cast<double>(low), static_cast<double>(high), cost.rows);
+    return {static_cast<double>(low), static_cast<double>(high), cost.rows};
 }
 
 // The finest steps in which float64 can hold duals of this size, down to a thousandth: bidding for integers
@@ -131,25 +133,31 @@ Method choose_method(const TypedView<T>& cost) {
     return cost.rows < (scattered || square ? kListsFromScattered : kListsFrom) ? Method::dense : Method::jv;
 }
 
-// `cost` has rows <= cols.
+// Whether the matching of integers and its prices, whole numbers both, are optimal, in arithmetic that cannot
+// round.
 template <class T>
-Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned) {
-    Stats stats;
-    const double sign = options.maximize ? -1.0 : 1.0;
-    double step = 1.0;
-    if constexpr (std::is_integral_v<T>) {
-        const double largest = largest_dual(cost);
-        if constexpr (sizeof(T) == 8) {
-            stats.row_scans += cost.rows;
-            if (largest >= kExactDouble) {
-                stats.method = Method::shortest_path;
-                stats.exact_integers = true;
-                auto matching = solve_shortest_path<int128>(cost, options, &stats);
-                return finish(cost, sign, std::move(matching), turned, stats);
-            }
-        }
-        if (options.max_gap == 0.0) step = step_for(largest);
+bool holds_in_integers(const TypedView<T>& cost, bool maximize, const Matching<double>& matching) {
+    const std::vector<int128> v(matching.v.begin(), matching.v.end());
+    std::vector<bool> matched(v.size(), false);
+    const std::vector<int128> minima = row_minima<int128>(cost, maximize, v);
+    for (std::int64_t i = 0; i < cost.rows; ++i) {
+        const std::int32_t j = matching.col_of_row[static_cast<std::size_t>(i)];
+        const int128 c = static_cast<int128>(cost.at(i, j));
+        if ((maximize ? -c : c) - v[static_cast<std::size_t>(j)] != minima[static_cast<std::size_t>(i)])
+            return false;
+        matched[static_cast<std::size_t>(j)] = true;
     }
+    if (cost.rows < cost.cols)
+        for (std::size_t j = 0; j < v.size(); ++j)
+            if (v[j] > 0 || (!matched[j] && v[j] != 0)) return false;
+    return true;
+}
+
+// Solves in float64. Nothing where that might have rounded integers, `doubtful` ones, and did.
+template <class T>
+std::optional<Result> solve_in_float64(const TypedView<T>& cost, const Options& options, bool turned,
+                                       double step, bool doubtful, Stats stats) {
+    const double sign = options.maximize ? -1.0 : 1.0;
     stats.method = options.method != Method::automatic ? options.method : choose_method(cost);
     const bool by_lists = stats.method == Method::jv || stats.method == Method::auction;
     Crew crew(options.threads);
@@ -177,8 +185,40 @@ Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned
         if (std::is_same_v<T, double> && !surveyed && guard == 1.0 &&
             overflow_guard(found.seen, cost.rows) != 1.0)
             continue;
+        if constexpr (std::is_integral_v<T> && sizeof(T) == 8) {
+            if (doubtful && matching.status == Status::optimal) {
+                stats.row_scans += cost.rows;
+                if (!holds_in_integers(cost, options.maximize, matching)) return std::nullopt;
+            }
+        }
         return finish(cost, sign * guard, std::move(matching), turned, stats);
     }
+}
+
+// `cost` has rows <= cols.
+template <class T>
+Result solve_typed(const TypedView<T>& cost, const Options& options, bool turned) {
+    if constexpr (std::is_integral_v<T>) {
+        const Bounds bounds = bounds_of(cost);
+        const double step = options.max_gap == 0.0 ? step_for(bounds.dual) : 1.0;
+        if constexpr (sizeof(T) == 8) {
+            Stats stats;
+            stats.row_scans = cost.rows;
+            // Bounds are for the worst case: where float64 holds all costs it mostly holds duals, too.
+            const bool doubtful = bounds.dual >= kExactDouble;
+            if (!doubtful || (2.0 * bounds.cost < kExactDouble && options.max_gap == 0.0 &&
+                              options.method == Method::automatic))
+                if (std::optional<Result> result =
+                        solve_in_float64(cost, options, turned, step, doubtful, stats))
+                    return *std::move(result);
+            stats.method = Method::shortest_path;
+            stats.exact_integers = true;
+            auto matching = solve_shortest_path<int128>(cost, options, &stats);
+            return finish(cost, options.maximize ? -1.0 : 1.0, std::move(matching), turned, stats);
+        }
+        return *solve_in_float64(cost, options, turned, step, false, {});
+    }
+    return *solve_in_float64(cost, options, turned, 1.0, false, {});
 }
 
 // Nothing when the entries ask for the general path.
