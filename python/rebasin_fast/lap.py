@@ -49,7 +49,7 @@ class AssignmentStats:
         ``"shortest_path"``. ``"jv"`` also where ``"auto"`` added eps-scaling to it; ``"auto"`` only where nothing ran,
         for an empty matrix.
     exact_integers : bool
-        Whether costs and duals were held in integers because float64 could have rounded them.
+        Whether costs and duals were held in integers because float64 would have rounded them.
     row_scans : int
         How many times a whole row (of the shorter side) was read.
     augmentations : int
@@ -180,7 +180,7 @@ def solve_assignment(
         ``"auction"`` always bids with falling eps first (eps-scaling), ``"jv"`` never. ``"dense"`` is Jonker-Volgenant
         on whole rows, ``"shortest_path"`` augments row by row without any initialisation. ``"auto"`` takes one of these
         two for small problems and lists for the others, where it decides by what the first bids leave whether
-        eps-scaling pays. Integers that float64 could round are solved by ``"shortest_path"`` in wider integers,
+        eps-scaling pays. Integers that float64 does round are solved by ``"shortest_path"`` in wider integers,
         whatever is asked for.
     threads : int or None, default 1
         Upper limit on the threads used; None for as many processors as this process may run on. They share the passes
