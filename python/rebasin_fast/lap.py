@@ -180,8 +180,8 @@ def solve_assignment(
         ``"auction"`` always bids with falling eps first (eps-scaling), ``"jv"`` never. ``"dense"`` is Jonker-Volgenant
         on whole rows, ``"shortest_path"`` augments row by row without any initialisation. ``"auto"`` takes one of these
         two for small problems and lists for the others, where it decides by what the first bids leave whether
-        eps-scaling pays. Integers that float64 does round are solved by ``"shortest_path"`` in wider integers,
-        whatever is asked for.
+        eps-scaling pays. Integers that float64 rounds, or could where a method is asked for, are solved in wider ones
+        by ``"shortest_path"``.
     threads : int or None, default 1
         Upper limit on the threads used; None for as many processors as this process may run on. They share the passes
         over the matrix. The answer's cost does not depend on their number.
