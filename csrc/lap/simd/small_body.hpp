@@ -7,6 +7,8 @@
 // last entry into the gap; a free column beats an assigned one, the last visited wins among free ones, the
 // first visited among assigned ones. That list is needed only when several columns tie, and is made only
 // then; otherwise columns are relaxed in natural order. More rows: small_jv_body.hpp.
+#include <utility>
+
 #include "lap/simd/small_kernel.hpp"
 
 namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE {
@@ -68,19 +70,55 @@ inline void convert_row(const T* row, D sign, std::int64_t n, double* out) {
     store(out + n - L, to_real<T, D>(row + n - L) * sign);
 }
 
+// Swaps the blocks of Step lanes off the diagonal, of every two rows Step apart.
+template <int Step, std::size_t... Lane>
+inline void swap_blocks(D* rows, std::index_sequence<Lane...>) {
+    for (std::int64_t i = 0; i < L; ++i) {
+        if ((i & Step) != 0) continue;
+        const D x = rows[i], y = rows[i + Step];
+        rows[i] = __builtin_shufflevector(x, y, ((Lane & Step) != 0 ? L + Lane - Step : Lane)...);
+        rows[i + Step] = __builtin_shufflevector(x, y, ((Lane & Step) != 0 ? L + Lane : Lane + Step)...);
+    }
+}
+
+inline void transpose(D* rows) {
+    constexpr std::make_index_sequence<L> lanes;
+    swap_blocks<1>(rows, lanes);
+    if constexpr (L >= 4) swap_blocks<2>(rows, lanes);
+    if constexpr (L == 8) swap_blocks<4>(rows, lanes);
+}
+
+// L rows of n >= L elements each, where those of a column are adjacent, `across` from one to the next; the
+// last square overlaps the one before it.
+template <class T>
+inline void convert_turned(const T* first, std::int64_t across, D sign, std::int64_t n, double* out,
+                           std::int64_t stride) {
+    for (std::int64_t j = 0; j < n; j += L) {
+        if (j + L > n) j = n - L;
+        D square[L];
+        for (std::int64_t l = 0; l < L; ++l) square[l] = to_real<T, D>(first + (j + l) * across) * sign;
+        transpose(square);
+        for (std::int64_t l = 0; l < L; ++l) store(out + l * stride + j, square[l]);
+    }
+}
+
 // Rows first ... end - 1.
 template <class T>
 void convert(const SmallProblem& problem, std::int64_t first, std::int64_t end, SmallWork* work) {
     const T* data = static_cast<const T*>(problem.data);
     const double sign = problem.maximize ? -1.0 : 1.0;
-    for (std::int64_t i = first; i < end; ++i) {
-        const T* row = data + i * problem.row_stride;
-        double* out = work->cost + i * work->stride;
-        store(out + work->stride - L, splat(kInf));
-        if (problem.col_stride == 1 && problem.cols >= L)
-            convert_row(row, splat(sign), problem.cols, out);
+    const std::int64_t n = problem.cols, stride = work->stride;
+    double* out = work->cost + first * stride;
+    for (std::int64_t i = first; i < end; ++i) store(work->cost + (i + 1) * stride - L, splat(kInf));
+    if (problem.row_stride == 1 && n >= L)
+        for (; first + L <= end; first += L, out += L * stride)
+            convert_turned(data + first, problem.col_stride, splat(sign), n, out, stride);
+    for (; first < end; ++first, out += stride) {
+        const T* row = data + first * problem.row_stride;
+        if (problem.col_stride == 1 && n >= L)
+            convert_row(row, splat(sign), n, out);
         else
-            for (std::int64_t j = 0; j < problem.cols; ++j)
+            for (std::int64_t j = 0; j < n; ++j)
                 out[j] = static_cast<double>(row[j * problem.col_stride]) * sign;
     }
 }
