@@ -7,8 +7,6 @@
 // last entry into the gap; a free column beats an assigned one, the last visited wins among free ones, the
 // first visited among assigned ones. That list is needed only when several columns tie, and is made only
 // then; otherwise columns are relaxed in natural order. More rows: small_jv_body.hpp.
-#include <utility>
-
 #include "lap/simd/small_kernel.hpp"
 
 namespace rebasin_fast::simd::REBASIN_FAST_SIMD_NAMESPACE {
@@ -70,9 +68,19 @@ inline void convert_row(const T* row, D sign, std::int64_t n, double* out) {
     store(out + n - L, to_real<T, D>(row + n - L) * sign);
 }
 
+// The numbers of all lanes, as arguments of a template.
+template <int... Lane>
+struct Lanes {};
+template <int Count, int... Lane>
+struct LanesUpTo : LanesUpTo<Count - 1, Count - 1, Lane...> {};
+template <int... Lane>
+struct LanesUpTo<0, Lane...> {
+    using type = Lanes<Lane...>;
+};
+
 // Swaps the blocks of Step lanes off the diagonal, of every two rows Step apart.
-template <int Step, std::size_t... Lane>
-inline void swap_blocks(D* rows, std::index_sequence<Lane...>) {
+template <int Step, int... Lane>
+inline void swap_blocks(D* rows, Lanes<Lane...>) {
     for (std::int64_t i = 0; i < L; ++i) {
         if ((i & Step) != 0) continue;
         const D x = rows[i], y = rows[i + Step];
@@ -82,7 +90,7 @@ inline void swap_blocks(D* rows, std::index_sequence<Lane...>) {
 }
 
 inline void transpose(D* rows) {
-    constexpr std::make_index_sequence<L> lanes;
+    constexpr typename LanesUpTo<L>::type lanes;
     swap_blocks<1>(rows, lanes);
     if constexpr (L >= 4) swap_blocks<2>(rows, lanes);
     if constexpr (L == 8) swap_blocks<4>(rows, lanes);
