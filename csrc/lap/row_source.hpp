@@ -68,7 +68,7 @@ class DenseRows {
         const Element* row(std::int64_t i) {
             if (const Element* there = row_in_memory(i)) return there;
             if (i < first_ || i >= first_ + count_) gather(i, 1);
-            return panel_.data() + (i - first_) * source_.cols;
+            return panel_row(i - first_);
         }
 
         // Where row i lies if it need not be copied, else null.
@@ -82,17 +82,27 @@ class DenseRows {
         // Rows first ... first + count - 1, `*stride` elements apart. Blank ones only row() returns.
         const Element* rows(std::int64_t first, std::int64_t count, std::int64_t* stride) {
             const Element* there = row_in_memory(first);
-            *stride = there != nullptr ? source_.view_.row_stride : source_.cols;
+            *stride = there != nullptr ? source_.view_.row_stride : pitch();
             if (there != nullptr) return there;
             gather(first, std::min(count, source_.view_.rows - first));
-            return panel_.data();
+            return panel_row(0);
         }
 
       private:
         static constexpr bool kAsStored = std::is_same_v<T, Element>;
+        static constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(Element));
+
+        // From one row of the panel to the next: whole cache lines, an odd number of them, for lines a power
+        // of two apart share a place in the cache.
+        std::int64_t pitch() const { return ((source_.cols + kLine - 1) / kLine | 1) * kLine; }
+
+        Element* panel_row(std::int64_t i) {
+            const auto misplaced = reinterpret_cast<std::uintptr_t>(panel_.data()) / sizeof(Element) % kLine;
+            return panel_.data() + (kLine - static_cast<std::int64_t>(misplaced)) % kLine + i * pitch();
+        }
 
         void gather(std::int64_t first, std::int64_t count) {
-            panel_.resize(static_cast<std::size_t>(count * source_.cols));
+            panel_.resize(static_cast<std::size_t>(count * pitch() + kLine));
             first_ = first;
             count_ = count;
             if constexpr (std::is_same_v<T, Half>)
@@ -102,64 +112,37 @@ class DenseRows {
 
         void widen_rows() {
             for (std::int64_t i = 0; i < count_; ++i)
-                simd::widen()(&source_.view_.row(first_ + i)->bits, source_.cols,
-                              panel_.data() + i * source_.cols);
+                simd::widen()(&source_.view_.row(first_ + i)->bits, source_.cols, panel_row(i));
         }
 
-        // Copies tile by tile. Lines that lie a power of two apart share a place in the cache: a tile is read
-        // line by line, turned in a buffer of its own, and written line by line. No processor foresees lines
-        // that far apart, so those of later tiles are fetched ahead.
+        // Copies square by square. No processor foresees lines that lie so far apart, so those of later
+        // squares are fetched ahead.
         void turn_all() {
             constexpr std::int64_t ahead = 2 * kTile, line = 64 / static_cast<std::int64_t>(sizeof(T));
             const std::int64_t cols = source_.cols;
             const std::int64_t down = source_.view_.row_stride, across = source_.view_.col_stride;
             const T* data = source_.view_.row(first_);
-            T turned[kTile][kTile];
             for (std::int64_t j0 = 0; j0 < cols; j0 += kTile) {
                 const std::int64_t width = std::min(kTile, cols - j0);
                 if (down == 1)
                     for (std::int64_t j = j0 + ahead; j < std::min(j0 + ahead + kTile, cols); ++j)
                         for (std::int64_t i = 0; i < count_; i += line)
                             __builtin_prefetch(data + j * across + i);
-                for (std::int64_t i0 = 0; i0 < count_; i0 += kTile) {
-                    const std::int64_t height = std::min(kTile, count_ - i0);
-                    turn(data + i0 * down + j0 * across, down, across, height, width, turned);
-                    for (std::int64_t i = 0; i < height; ++i)
-                        std::copy_n(turned[i], width, panel_.data() + (i0 + i) * cols + j0);
-                }
+                for (std::int64_t i0 = 0; i0 < count_; i0 += kTile)
+                    turn(data + i0 * down + j0 * across, std::min(kTile, count_ - i0), width,
+                         panel_row(i0) + j0);
             }
         }
 
-        static constexpr std::int64_t kTile = 16;
+        static constexpr std::int64_t kTile = simd::kTurned;
 
-        // turned[i][j] = from[i * down + j * across].
-        static void turn(const T* from, std::int64_t down, std::int64_t across, std::int64_t height,
-                         std::int64_t width, T (*turned)[kTile]) {
-            if constexpr (sizeof(T) == 4)
-                if (down == 1 && height == kTile && width == kTile) {
-                    for (std::int64_t j = 0; j < kTile; j += 4)
-                        for (std::int64_t i = 0; i < kTile; i += 4)
-                            turn_four(from + i + j * across, across, &turned[i][j]);
-                    return;
-                }
+        void turn(const T* from, std::int64_t height, std::int64_t width, Element* to) const {
+            const std::int64_t down = source_.view_.row_stride, across = source_.view_.col_stride;
+            if constexpr (kAsStored)
+                if (down == 1 && height == kTile && width == kTile)
+                    return simd::kernels<T>().turn(from, across, to, pitch());
             for (std::int64_t j = 0; j < width; ++j)
-                for (std::int64_t i = 0; i < height; ++i) turned[i][j] = from[i * down + j * across];
-        }
-
-        // Four adjacent elements of four lines each, by shuffles that every instruction set has.
-        static void turn_four(const T* from, std::int64_t across, T* to) {
-            typedef std::uint32_t V __attribute__((vector_size(16)));
-            V a[4];
-            for (std::int64_t j = 0; j < 4; ++j) std::memcpy(&a[j], from + j * across, sizeof(V));
-            const V low01 = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
-            const V high01 = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
-            const V low23 = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
-            const V high23 = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
-            a[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-            a[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-            a[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-            a[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-            for (std::int64_t i = 0; i < 4; ++i) std::memcpy(to + i * kTile, &a[i], sizeof(V));
+                for (std::int64_t i = 0; i < height; ++i) to[i * pitch() + j] = from[i * down + j * across];
         }
 
         const DenseRows& source_;

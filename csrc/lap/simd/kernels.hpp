@@ -33,6 +33,9 @@ struct Extremes {
 // Reduced costs of a row are looked through in groups of `depth` times this many columns.
 inline constexpr std::int64_t kGroupLanes = 16;
 
+// What is turned at once: a cache line of 4-byte elements.
+inline constexpr std::int64_t kTurned = 16;
+
 // What reduced costs are first looked at in. float64 costs, small differences of which are to count, in
 // float64.
 template <class T>
@@ -111,6 +114,9 @@ struct Kernels {
     // Lowest j with row_of_col[j] < 0 and c_j - v[j] == value, or -1.
     std::int64_t (*find_free_reduced)(const T* row, double sign, const double* v, double value,
                                       const std::int32_t* row_of_col, std::int64_t n);
+
+    // Of a square of kTurned rows and columns, to[i * stride + j] = from[i + j * across].
+    void (*turn)(const T* from, std::int64_t across, T* to, std::int64_t stride);
 
     ListKernels<T, Fast<T>> fast;
     ListKernels<T, double> exact;

@@ -364,6 +364,7 @@ void widen_half(const std::uint16_t* from, std::int64_t n, float* to) {
 
 #include "lap/simd/column_kernels_body.hpp"
 #include "lap/simd/list_kernels_body.hpp"
+#include "lap/simd/turn_body.hpp"
 
 }  // namespace
 
@@ -382,11 +383,17 @@ constexpr ListKernels<T, F> list_kernels() {
 
 template <class T>
 const Kernels<T>& table() {
-    static constexpr Kernels<T> kernels{&column_min<T>,           &column_best<T>,
-                                        &find_free_equal<T>,      &reduced_min2<T>,
-                                        &listed_min2<T>,          &listed_below<T>,
-                                        &reduced_min<T>,          &relax<T>,
-                                        &find_free_reduced<T>,    list_kernels<T, Fast<T>>(),
+    static constexpr Kernels<T> kernels{&column_min<T>,
+                                        &column_best<T>,
+                                        &find_free_equal<T>,
+                                        &reduced_min2<T>,
+                                        &listed_min2<T>,
+                                        &listed_below<T>,
+                                        &reduced_min<T>,
+                                        &relax<T>,
+                                        &find_free_reduced<T>,
+                                        &turn<T>,
+                                        list_kernels<T, Fast<T>>(),
                                         list_kernels<T, double>()};
     return kernels;
 }

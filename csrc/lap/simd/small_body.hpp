@@ -68,34 +68,6 @@ inline void convert_row(const T* row, D sign, std::int64_t n, double* out) {
     store(out + n - L, to_real<T, D>(row + n - L) * sign);
 }
 
-// The numbers of all lanes, as arguments of a template.
-template <int... Lane>
-struct Lanes {};
-template <int Count, int... Lane>
-struct LanesUpTo : LanesUpTo<Count - 1, Count - 1, Lane...> {};
-template <int... Lane>
-struct LanesUpTo<0, Lane...> {
-    using type = Lanes<Lane...>;
-};
-
-// Swaps the blocks of Step lanes off the diagonal, of every two rows Step apart.
-template <int Step, int... Lane>
-inline void swap_blocks(D* rows, Lanes<Lane...>) {
-    for (std::int64_t i = 0; i < L; ++i) {
-        if ((i & Step) != 0) continue;
-        const D x = rows[i], y = rows[i + Step];
-        rows[i] = __builtin_shufflevector(x, y, ((Lane & Step) != 0 ? L + Lane - Step : Lane)...);
-        rows[i + Step] = __builtin_shufflevector(x, y, ((Lane & Step) != 0 ? L + Lane : Lane + Step)...);
-    }
-}
-
-inline void transpose(D* rows) {
-    constexpr typename LanesUpTo<L>::type lanes;
-    swap_blocks<1>(rows, lanes);
-    if constexpr (L >= 4) swap_blocks<2>(rows, lanes);
-    if constexpr (L == 8) swap_blocks<4>(rows, lanes);
-}
-
 // L rows of n >= L elements each, where those of a column are adjacent, `across` from one to the next; the
 // last square overlaps the one before it.
 template <class T>
@@ -105,7 +77,7 @@ inline void convert_turned(const T* first, std::int64_t across, D sign, std::int
         if (j + L > n) j = n - L;
         D square[L];
         for (std::int64_t l = 0; l < L; ++l) square[l] = to_real<T, D>(first + (j + l) * across) * sign;
-        transpose(square);
+        transpose<D, L>(square);
         for (std::int64_t l = 0; l < L; ++l) store(out + l * stride + j, square[l]);
     }
 }
