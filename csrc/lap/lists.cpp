@@ -45,8 +45,8 @@ constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kF
 // Where eps-scaling begins and ends, as parts of the typical slack. The share of rows that the row reduction
 // leaves free tells how much competition there is, and so how far prices have to fall.
 constexpr double kMuchCompetition = 0.25;
-constexpr double kEpsOfMuch = 0.125, kEpsOfLittle = 0.025, kEpsLeast = 1e-5;
-constexpr double kEpsFall = 7.0;
+constexpr double kEpsOfMuch = 0.125, kEpsOfLittle = 0.012, kEpsLeast = 1e-5;
+constexpr double kEpsFallOfMuch = 7.0, kEpsFallOfLittle = 14.0;
 
 // So many rows free in the first phase say that its eps is too small. So many raises take it over 28 orders
 // of magnitude.
@@ -69,7 +69,7 @@ constexpr std::int64_t kSeveral = 4;  // equally good columns that count as ties
 // a few phases of falling eps, and should have ended before so many rows, per row, were read again.
 constexpr double kHopeless = 0.6, kNearlyRight = 0.1;
 constexpr int kCorrections = 2;
-constexpr double kCorrectionFall = 20.0;
+constexpr double kEpsOfCorrection = 0.025, kCorrectionFall = 20.0;
 constexpr std::int64_t kCorrectionReads = 2;
 
 // A rectangular problem is made square from this share of free rows on, and so much more for every share of
@@ -191,7 +191,7 @@ class ListSolver {
         if (state_.matching.free_rows().empty()) return true;
         constexpr int slices = 5;
         const std::int64_t most_reads = state_.lists.row_scans() + kCorrectionReads * state_.n();
-        double eps = options_.method == Method::jv ? 0.0 : whole(bidding_.typical_slack() * kEpsOfLittle);
+        double eps = options_.method == Method::jv ? 0.0 : whole(bidding_.typical_slack() * kEpsOfCorrection);
         for (int phase = 0; phase < kCorrections && eps > 0.0; ++phase) {
             std::vector<std::int32_t> rows = state_.matching.free_rows();
             for (int slice = 0; slice < slices && !rows.empty(); ++slice) {
@@ -317,7 +317,7 @@ class ListSolver {
                 first ? bid_with_rising(&eps)
                       : bidding_.bid_all(state_.matching.free_rows(), eps, kScalingBids * state_.n()).size();
             if (still_free == 0 && close_enough()) return;
-            eps = whole(eps / kEpsFall);
+            eps = whole(eps / (much ? kEpsFallOfMuch : kEpsFallOfLittle));
         }
     }
 
