@@ -592,6 +592,19 @@ def heads_against_heads(m: Any, h: Tensor) -> Tensor:
     return torch.cat([pairs.flatten(2), m.rest(h)], -1)
 
 
+def heads_times_heads(product: Callable[[Tensor], Tensor]) -> Case:
+    """The same where no tensor in memory has the heads twice beside their units."""
+    return Case(
+        lambda: Attention(
+            lambda m, h: torch.cat([product(heads(m.v(h)).transpose(1, 2)).flatten(2), m.rest(h)], -1),
+            v=nn.Linear(8, 12),
+            rest=nn.Linear(8, 3),
+        ),
+        TOKENS,
+        "8 3 4 3",
+    )
+
+
 def linear_attention(m: Any, h: Tensor) -> Tensor:
     q, k, v = heads(m.q(h)).softmax(-1), heads(m.k(h)).softmax(-2), heads(m.v(h))
     return merged(torch.einsum("bhtd,bhde->bhte", q, torch.einsum("bhtd,bhte->bhde", k, v)))
@@ -720,6 +733,12 @@ ATTENTION = {
     ),
     "heads against heads": Case(
         lambda: Attention(heads_against_heads, v=nn.Linear(8, 12), rest=nn.Linear(8, 3)), TOKENS, "8 3 4 3"
+    ),
+    "heads against heads, matmul": heads_times_heads(lambda v: v @ v.mT),
+    "heads against heads, einsum": heads_times_heads(lambda v: torch.einsum("bthu,btgu->bthg", v, v)),
+    "heads against heads, distances": heads_times_heads(lambda v: torch.cdist(v, v)),
+    "heads against heads, attention": heads_times_heads(
+        lambda v: F.scaled_dot_product_attention(v, v, torch.eye(3, dtype=v.dtype).expand(*v.shape[:2], 3, 3))
     ),
     "linear attention": Case(lambda: Attention(linear_attention, **separate()), TOKENS, FULL),
 }
