@@ -867,12 +867,30 @@ def experts_added(m: Any, h: Tensor, gates: Tensor) -> Tensor:
     return out.view_as(h)
 
 
+class CrossedExperts(nn.Module):
+    """Units of the best expert meet those of the best two, whose places are more: they have one order for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.router, self.other, self.out = nn.Linear(5, 6), nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(8, 2)
+        self.up, self.down = nn.Parameter(torch.randn(4, 2, 7)), nn.Parameter(torch.randn(4, 7, 8))
+        self.shift = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inp(x).flatten(0, 1)
+        first, second = self.router(h), self.other(h)
+        best = first.argmax(-1)
+        met = torch.einsum("nkf,nkfd->nd", self.up[best], self.down[first.topk(2).indices])
+        return self.out(met + self.shift[best] * self.shift[second.argmax(-1)])
+
+
 MIXTURES = {
     "all experts": Case(lambda: Experts(experts_all), TOKENS, "6 4 28/4"),
     "looked up": Case(lambda: Experts(experts_looked_up), TOKENS, "6 4 28/4"),
     "two lookups that must agree": Case(lambda: Experts(experts_first_and_second), TOKENS, "6 4 7"),
     "the best": Case(lambda: Experts(experts_best), TOKENS, "6 4 28/4"),
     "scattered": Case(lambda: Experts(experts_scattered), TOKENS, "6 4 28/4"),
+    "crossed": Case(CrossedExperts, TOKENS, "6 4 7 8"),
     "modules, stacked": Case(lambda: Experts(experts_stacked, modules=True), TOKENS, "6 7 7 7 7"),
     "modules, masked": Case(lambda: Experts(experts_masked, modules=True), TOKENS, "6 7 7 7 7"),
     "modules, added": Case(lambda: Experts(experts_added, modules=True), TOKENS, "6 7 7 7 7"),

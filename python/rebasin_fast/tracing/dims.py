@@ -132,7 +132,7 @@ class Dims:
 
     def leaves(self, dim: Dim) -> Iterator[Atom]:
         """Yield the atoms of a dimension, from slow to fast, as often as they occur."""
-        yield from _atoms(self.resolve(dim))
+        yield from atoms_of(self.resolve(dim))
 
     # ---- what operators do ----
 
@@ -275,9 +275,10 @@ def _terms(dim: Dim) -> list[Dim]:
     return list(dim.terms) if isinstance(dim, Sum) else [dim]
 
 
-def _atoms(dim: Dim) -> Iterator[Atom]:
+def atoms_of(dim: Dim) -> Iterator[Atom]:
+    """Yield the atoms of a dimension in normal form, from slow to fast, as often as they occur."""
     if isinstance(dim, Atom):
         yield dim
     else:
         for part in dim.factors if isinstance(dim, Product) else dim.terms:
-            yield from _atoms(part)
+            yield from atoms_of(part)
