@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -158,7 +160,7 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
             if name.endswith("running_var"):
                 noise = 0.5 + noise.abs()
             elif values.ndim > 1:
-                noise *= (2 / values[0].numel()) ** 0.5
+                noise *= (2 / max(1, math.prod(values.shape[1:]))) ** 0.5
             elif name.endswith("weight"):
                 noise = 1 + 0.3 * noise
             else:

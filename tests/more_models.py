@@ -421,6 +421,34 @@ def _convolved(**layers: nn.Module) -> Callable[[Callable[[Any, Tensor], Tensor]
     return lambda function: Apply(function, inp=nn.Conv2d(3, 8, 1), out=nn.Conv2d(8, 2, 1), **layers)
 
 
+def _quantised(m: Any, x: Tensor) -> Tensor:
+    """Activations rounded to one grid for all, weights to one for each channel, as in training for integers."""
+    h = torch.fake_quantize_per_tensor_affine(m.inp(x).float(), 0.1, 0, -128, 127).to(x.dtype)
+    scales, offsets = m.scale.weight.float().abs(), torch.zeros(7, dtype=torch.int32)
+    weight = torch.fake_quantize_per_channel_affine(m.mid.weight.float(), scales, offsets, 0, -128, 127)
+    return m.out(F.linear(h, weight.to(x.dtype)).relu())
+
+
+def _with_losses(m: Any, x: Tensor) -> Tensor:
+    """What is told to nobody but the optimiser stands beside the outputs."""
+    first, second = m.a(x), m.b(x)
+    each = F.smooth_l1_loss(first, second, reduction="none").mean(-1, keepdim=True)
+    return m.out(first * second) + each + F.mse_loss(first, second) + F.huber_loss(first, second, reduction="sum")
+
+
+class NoTokens(nn.Module):
+    """A number of tokens that happens to be none: parameters without elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.inp, self.out = nn.Parameter(torch.empty(1, 0, 12)), nn.Linear(5, 12), nn.Linear(12, 2)
+        self.extra = nn.Parameter(torch.empty(0, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.cat([self.tokens.expand(len(x), -1, -1), self.inp(x)], 1)
+        return self.out(torch.cat([h, F.linear(h, self.extra)], -1).relu())
+
+
 _causal = nn.Transformer.generate_square_subsequent_mask
 
 MORE = {
@@ -463,6 +491,16 @@ MORE = {
         ),
         TOKENS, "12 3 12/3 12/3",
     ),
+    "fake quantisation": Case(
+        lambda: Apply(
+            _quantised, inp=nn.Linear(5, 12), mid=nn.Linear(12, 7), scale=nn.LayerNorm(7), out=nn.Linear(7, 2)
+        ),
+        POINTS, "12 7",
+    ),
+    "losses": Case(
+        lambda: Apply(_with_losses, a=nn.Linear(5, 8), b=nn.Linear(5, 8), out=nn.Linear(8, 2)), POINTS, "8"
+    ),
+    "no tokens": Case(NoTokens, TOKENS, "12"),
     "a branch on a value": Case(ValueBranch, POINTS, "12"),
     "weight norm, old": Case(old_weight_norm, POINTS, "8 6"),
     "spectral norm, old": Case(old_spectral_norm, POINTS, "8 6"),

@@ -211,7 +211,7 @@ def test_bad_notation(notation: Any, error: type[Exception], message: str) -> No
         ({"moved_only": ["fc.bias", "nope"]}, ValueError, "moved_only names 'nope'; expected parameters"),
         ({"fixed_lengths": [1]}, TypeError, "fixed_lengths is .* of type list"),
         ({"fixed_lengths": {("out.weight", 1): 6}}, ValueError, r"fixed_lengths has the key \('out.weight', 1\)"),
-        ({"fixed_lengths": {("out.weight", 0): 0}}, ValueError, r"fixed_lengths\[\('out.weight', 0\)\] is 0"),
+        ({"fixed_lengths": {("out.weight", 0): -1}}, ValueError, r"fixed_lengths\[\('out.weight', 0\)\] is -1"),
     ],
 )
 def test_bad_keywords(kwargs: dict[str, Any], error: type[Exception], message: str) -> None:

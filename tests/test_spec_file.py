@@ -68,10 +68,39 @@ def test_the_report_of_a_traced_spec_is_kept(tmp_path: Path) -> None:
         (lambda content: json.dumps(content | {"axes": {"q": ["a * ("]}}), "not in the notation"),
         (lambda content: json.dumps(content | {"axes": {"q": "units"}}), r"spec.json: .*expected a tuple"),
         (lambda content: json.dumps(content | {"groups": {"units": 12}}), "'units' of type int; expected an object"),
-        (lambda content: json.dumps(content | {"fixed_lengths": {"q": {"x": 7}}}), "spec.json: invalid literal"),
+        (
+            lambda content: json.dumps(content | {"fixed_lengths": {"q": {"x": 7}}}),
+            "has 'x' in 'fixed_lengths'; expected the number",
+        ),
         (lambda content: json.dumps(content | {"fixed_lengths": {"q": [7]}}), "not as `save` writes it"),
-        (lambda content: json.dumps(content | {"frozen": [{"operator": "x"}]}), "not as `save` writes it: 'axes'"),
-        (lambda content: json.dumps(content | {"frozen": 3}), "spec.json: .*not iterable"),
+        (lambda content: json.dumps(content | {"frozen": [{"operator": "x"}]}), "not as `save` writes it: 'module'"),
+        (lambda content: json.dumps(content | {"frozen": 3}), "'frozen' of type int; expected a list"),
+        (lambda content: json.dumps(content | {"version": True}), "has version True; expected 1"),
+        (lambda content: json.dumps(content | {"version": 1.0}), "has version 1.0; expected 1"),
+        (lambda content: json.dumps(content)[:-1] + ', "version": 1}', "has 'version' twice in one object"),
+        (lambda content: json.dumps(content).replace('"q": [', '"q": [null, null], "q": [', 1), "has 'q' twice"),
+        (
+            lambda content: json.dumps(content | {"moved_only": {"norm": 1}}),
+            "'moved_only' of type dict; expected a list",
+        ),
+        (lambda content: json.dumps(content | {"moved_only": [1]}), "has 1 in 'moved_only'; expected str"),
+        (lambda content: json.dumps(content | {"fixed_lengths": {"q": {"01": 7}}}), "has '01' in 'fixed_lengths'"),
+        (lambda content: json.dumps(content | {"fixed_lengths": {"q": {"1": True}}}), "spec.json: .*True"),
+        (
+            lambda content: json.dumps(content | {"groups": content["groups"] | {"heads": {"sise": 3}}}),
+            "has 'sise' in group",
+        ),
+        (
+            lambda content: json.dumps(content | {"frozen": [], "warnings": "none"}),
+            "'warnings' of type str; expected a",
+        ),
+        (lambda content: json.dumps(content | {"frozen": [], "unknown_operators": ["ab"]}), "has 'ab' in 'unknown_op"),
+        (
+            lambda content: json.dumps(
+                content | {"frozen": [{"operator": "x", "module": "", "axes": [["q", True, 3]]}]}
+            ),
+            r"has \['q', True, 3\] in 'frozen'; expected str, int, int",
+        ),
         (lambda content: "[" * 100_000, "is not JSON"),
     ],
 )
@@ -80,4 +109,11 @@ def test_files_that_hold_no_spec(tmp_path: Path, change: Any, message: str) -> N
     BLOCKS.save(path)
     path.write_text(change(json.loads(path.read_text())))
     with pytest.raises(ValueError, match=message):
+        PermutationSpec.load(path)
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"spec\.json is not JSON: 'utf-8' codec"):
         PermutationSpec.load(path)

@@ -7,7 +7,8 @@ and ends in a dense layer. Nobody says which groups it has; that the function is
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -18,13 +19,16 @@ from rebasin_fast import PermutationSpec, apply_permutation, match_blocks, rando
 
 SHAPES = [(24,), (4, 6), (2, 12), (6, 4), (2, 3, 4), (3, 2, 2, 2), (12, 2), (3, 8), (2, 2, 6)]
 
+Step: TypeAlias = "Callable[[Program, Tensor, list[Tensor]], Tensor]"
+
 
 class Program(nn.Module):
     """What the seed draws at the first run, operators, shapes and parameters, is repeated at every other."""
 
-    def __init__(self, seed: int, length: int) -> None:
+    def __init__(self, seed: int, length: int, steps: Sequence[Step] | None = None) -> None:
         super().__init__()
         self.length = length
+        self.steps = STEPS if steps is None else steps
         self.inp = nn.Linear(5, 24)
         self.weights = nn.ParameterList()
         self.drawn: list[int] = []
@@ -52,7 +56,7 @@ class Program(nn.Module):
         values = [torch.tanh(self.inp(x))]
         for _ in range(self.length):
             value = values[self.choose(len(values))] if self.choose(2) else values[-1]
-            values.append(STEPS[self.choose(len(STEPS))](self, value, values))
+            values.append(self.steps[self.choose(len(self.steps))](self, value, values))
         flat = torch.cat([value.flatten(1) for value in values[-2:]], 1)
         return flat @ self.weight(flat.shape[1], 2)
 
@@ -218,9 +222,9 @@ def is_noise(model: nn.Module, x: Tensor) -> bool:
     return float((before - after).norm()) > 1e-8 * float(before.norm())
 
 
-def is_preserved(seed: int, length: int) -> tuple[int, str]:
+def is_preserved(seed: int, length: int, steps: Sequence[Step] | None = None) -> tuple[int, str]:
     torch.manual_seed(seed)
-    model = Program(seed, length).double()
+    model = Program(seed, length, steps).double()
     x = torch.randn(4, 5, dtype=torch.float64)
     if is_noise(model, x):
         return 0, ""

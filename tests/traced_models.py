@@ -592,6 +592,19 @@ def heads_against_heads(m: Any, h: Tensor) -> Tensor:
     return torch.cat([pairs.flatten(2), m.rest(h)], -1)
 
 
+def heads_times_heads(product: Callable[[Tensor], Tensor]) -> Case:
+    """The same where no tensor in memory has the heads twice beside their units."""
+    return Case(
+        lambda: Attention(
+            lambda m, h: torch.cat([product(heads(m.v(h)).transpose(1, 2)).flatten(2), m.rest(h)], -1),
+            v=nn.Linear(8, 12),
+            rest=nn.Linear(8, 3),
+        ),
+        TOKENS,
+        "8 3 4 3",
+    )
+
+
 def linear_attention(m: Any, h: Tensor) -> Tensor:
     q, k, v = heads(m.q(h)).softmax(-1), heads(m.k(h)).softmax(-2), heads(m.v(h))
     return merged(torch.einsum("bhtd,bhde->bhte", q, torch.einsum("bhtd,bhte->bhde", k, v)))
@@ -721,6 +734,12 @@ ATTENTION = {
     "heads against heads": Case(
         lambda: Attention(heads_against_heads, v=nn.Linear(8, 12), rest=nn.Linear(8, 3)), TOKENS, "8 3 4 3"
     ),
+    "heads against heads, matmul": heads_times_heads(lambda v: v @ v.mT),
+    "heads against heads, einsum": heads_times_heads(lambda v: torch.einsum("bthu,btgu->bthg", v, v)),
+    "heads against heads, distances": heads_times_heads(lambda v: torch.cdist(v, v)),
+    "heads against heads, attention": heads_times_heads(
+        lambda v: F.scaled_dot_product_attention(v, v, torch.eye(3, dtype=v.dtype).expand(*v.shape[:2], 3, 3))
+    ),
     "linear attention": Case(lambda: Attention(linear_attention, **separate()), TOKENS, FULL),
 }
 
@@ -848,12 +867,30 @@ def experts_added(m: Any, h: Tensor, gates: Tensor) -> Tensor:
     return out.view_as(h)
 
 
+class CrossedExperts(nn.Module):
+    """Units of the best expert meet those of the best two, whose places are more: they have one order for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.router, self.other, self.out = nn.Linear(5, 6), nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(8, 2)
+        self.up, self.down = nn.Parameter(torch.randn(4, 2, 7)), nn.Parameter(torch.randn(4, 7, 8))
+        self.shift = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inp(x).flatten(0, 1)
+        first, second = self.router(h), self.other(h)
+        best = first.argmax(-1)
+        met = torch.einsum("nkf,nkfd->nd", self.up[best], self.down[first.topk(2).indices])
+        return self.out(met + self.shift[best] * self.shift[second.argmax(-1)])
+
+
 MIXTURES = {
     "all experts": Case(lambda: Experts(experts_all), TOKENS, "6 4 28/4"),
     "looked up": Case(lambda: Experts(experts_looked_up), TOKENS, "6 4 28/4"),
     "two lookups that must agree": Case(lambda: Experts(experts_first_and_second), TOKENS, "6 4 7"),
     "the best": Case(lambda: Experts(experts_best), TOKENS, "6 4 28/4"),
     "scattered": Case(lambda: Experts(experts_scattered), TOKENS, "6 4 28/4"),
+    "crossed": Case(CrossedExperts, TOKENS, "6 4 7 8"),
     "modules, stacked": Case(lambda: Experts(experts_stacked, modules=True), TOKENS, "6 7 7 7 7"),
     "modules, masked": Case(lambda: Experts(experts_masked, modules=True), TOKENS, "6 7 7 7 7"),
     "modules, added": Case(lambda: Experts(experts_added, modules=True), TOKENS, "6 7 7 7 7"),

@@ -16,6 +16,7 @@ from .layout import (
     Within,
     described,
     groups_in,
+    integer_from,
     positive_integer,
     simplified,
     untold,
@@ -197,4 +198,4 @@ def checked_fixed_lengths(fixed_lengths: Any, axes: Mapping[str, tuple[Layout | 
     for key in fixed_lengths:
         if key not in fixed:
             raise ValueError(f"fixed_lengths has the key {key!r}; expected (param, axis) of an axis without a group")
-    return {key: positive_integer(length, f"fixed_lengths[{key!r}]") for key, length in fixed_lengths.items()}
+    return {key: integer_from(0, length, f"fixed_lengths[{key!r}]") for key, length in fixed_lengths.items()}

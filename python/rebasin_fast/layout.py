@@ -36,12 +36,17 @@ def described(value: object) -> str:
 
 def positive_integer(value: Any, what: str) -> int:
     """Return `value` as an int; raise a TypeError or a ValueError that calls it `what` if it is no integer above 0."""
+    return integer_from(1, value, what)
+
+
+def integer_from(least: int, value: Any, what: str) -> int:
+    """Return `value` as an int; raise a TypeError or a ValueError if it is no integer of at least `least`."""
     # bool passes for an integer in Python, and is always a mistake here.
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{what} is {described(value)}; expected an integer")
     number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"{what} is {number}; expected at least 1")
+    if number < least:
+        raise ValueError(f"{what} is {number}; expected at least {least}")
     return number
 
 

@@ -368,7 +368,7 @@ class PermutationSpec:
         ValueError
             If it holds no spec, naming the file and what is wrong with it.
         """
-        return from_json(Path(path).read_text(encoding="utf-8"), str(path))
+        return from_json(Path(path).read_bytes(), str(path))
 
     @property
     def origin(self) -> Origin | None:

@@ -34,24 +34,27 @@ def to_json(spec: PermutationSpec) -> str:
     return f"{{\n{body}\n}}\n"
 
 
-def from_json(text: str, name: str) -> PermutationSpec:
+def from_json(text: str | bytes, name: str) -> PermutationSpec:
     """Return the spec that a text describes; `name` is what messages call it."""
     try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_once)
+    except _RepeatedKeyError as error:
+        raise ValueError(f"{name} has {str(error)!r} twice in one object; expected every key once") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{name} is no specification; expected a JSON object with format {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise ValueError(f"{name} has version {content.get('version')!r}; expected {VERSION}")
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:  # True equals 1
+        raise ValueError(f"{name} has version {version!r}; expected {VERSION}")
     missing = [key for key in ("groups", "axes", "moved_only", "fixed_lengths") if key not in content]
     if missing:
         raise ValueError(f"{name} lacks {', '.join(map(repr, missing))}")
     try:
         return _described(content, name)
     except (TypeError, ValueError) as error:
-        text = str(error)
-        raise ValueError(text if text.startswith(name) else f"{name}: {text}") from None
+        message = str(error)
+        raise ValueError(message if message.startswith(name) else f"{name}: {message}") from None
     except (AttributeError, LookupError) as error:
         raise ValueError(f"{name} has a section that is not as `save` writes it: {error}") from None
 
@@ -61,15 +64,17 @@ def _described(content: Mapping[str, Any], name: str) -> PermutationSpec:
 
     groups, axes = _mapping(content, "groups", name), _mapping(content, "axes", name)
     for group in groups:
-        _mapping(groups, group, f"{name}: 'groups'")
+        unknown = _mapping(groups, group, f"{name}: 'groups'").keys() - {"size", "blocks_of"}
+        if unknown:
+            raise ValueError(f"{name} has {min(unknown)!r} in group {group!r}; expected 'size' and 'blocks_of' only")
     sizes = {group: entry["size"] for group, entry in groups.items() if "size" in entry}
     blocks = {group: entry["blocks_of"] for group, entry in groups.items() if "blocks_of" in entry}
     spec = PermutationSpec.from_axes_to_perm(
         axes,
         sizes=sizes or None,
-        moved_only=content["moved_only"],
+        moved_only=_strings(content, "moved_only", name),
         fixed_lengths={
-            (param, int(axis)): length
+            (param, _axis_number(axis, name)): length
             for param, lengths in _mapping(content, "fixed_lengths", name).items()
             for axis, length in lengths.items()
         },
@@ -77,13 +82,20 @@ def _described(content: Mapping[str, Any], name: str) -> PermutationSpec:
     )
     if "frozen" not in content:
         return spec
-    frozen = tuple(
-        FrozenAxis(param, axis, length, entry["operator"], entry["module"])
-        for entry in content["frozen"]
-        for param, axis, length in entry["axes"]
-    )
-    unknown = tuple((operator, module) for operator, module in content.get("unknown_operators", ()))
-    return spec.with_origin(Origin(frozen, unknown, tuple(content.get("warnings", ()))))
+    return spec.with_origin(_origin(content, name))
+
+
+def _origin(content: Mapping[str, Any], name: str) -> Origin:
+    frozen = []
+    for entry in _list(content, "frozen", name):
+        operator, module = _fields((entry["operator"], entry["module"]), (str, str), "frozen", name)
+        for place in entry["axes"]:
+            param, axis, length = _fields(place, (str, int, int), "frozen", name)
+            frozen.append(FrozenAxis(param, axis, length, operator, module))
+    unknown = [
+        _fields(entry, (str, str), "unknown_operators", name) for entry in _list(content, "unknown_operators", name)
+    ]
+    return Origin(tuple(frozen), tuple(unknown), tuple(_strings(content, "warnings", name)))
 
 
 class _Lines(dict[str, Any]):
@@ -130,3 +142,45 @@ def _mapping(content: Mapping[str, Any], key: str, name: str) -> Mapping[str, An
     if not isinstance(content[key], Mapping):
         raise ValueError(f"{name} has {key!r} of type {type(content[key]).__name__}; expected an object")
     return content[key]  # type: ignore[no-any-return]
+
+
+def _list(content: Mapping[str, Any], key: str, name: str) -> list[Any]:
+    found = content.get(key, [])
+    if not isinstance(found, list):
+        raise ValueError(f"{name} has {key!r} of type {type(found).__name__}; expected a list")
+    return found
+
+
+def _strings(content: Mapping[str, Any], key: str, name: str) -> list[str]:
+    found = _list(content, key, name)
+    for entry in found:
+        if not isinstance(entry, str):
+            raise ValueError(f"{name} has {entry!r} in {key!r}; expected str")
+    return found
+
+
+def _fields(entry: Any, types: tuple[type, ...], key: str, name: str) -> tuple[Any, ...]:
+    """Return the parts of an entry, which are of these very types: True is no number."""
+    if not isinstance(entry, list | tuple) or tuple(map(type, entry)) != types:
+        expected = ", ".join(one.__name__ for one in types)
+        raise ValueError(f"{name} has {entry!r} in {key!r}; expected {expected}")
+    return tuple(entry)
+
+
+def _axis_number(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and str(int(text)) == text):
+        raise ValueError(f"{name} has {text!r} in 'fixed_lengths'; expected the number of an axis")
+    return int(text)
+
+
+class _RepeatedKeyError(Exception):
+    """A key stands twice in one JSON object: which one was meant, nobody knows."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _RepeatedKeyError(key)
+        found[key] = value
+    return found

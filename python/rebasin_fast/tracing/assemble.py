@@ -175,6 +175,8 @@ class _Writer:
         """Return the layout of one dimension."""
         if isinstance(dim, Atom):
             return self._atom(dim)
+        if not size_of(dim):
+            return Fixed(0)
         if isinstance(dim, Sum):
             return SumAxis(tuple(map(self.layout, dim.terms)))
         return self._product(dim)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from .call import Trace
-from .dims import Atom, Dim, Product, Sum
+from .dims import Atom, Dim, Product, Sum, atoms_of
 
 
 def parents(trace: Trace, atoms: Iterable[Atom]) -> dict[Atom, Atom]:
@@ -95,24 +95,25 @@ def _allowed(trace: Trace, order: dict[Atom, int]) -> dict[Atom, set[Atom]]:
     return allowed
 
 
-def _told(trace: Trace) -> dict[frozenset[Atom], set[Atom]]:
+def _told(trace: Trace) -> dict[frozenset[Atom], list[Atom]]:
     """Return for sets of (frozen) atoms those whose unit is known wherever all of the set are.
 
-    Only if it is known one way: two lookups by different indices at the same places contradict one another.
+    One is there as often as there are indices that say so, as different ones contradict one another; twice where a
+    single one is not enough to know, as its places may be permuted or its positions are parts of a sum.
     """
     if trace.indices_overwritten:
         return {}
-    contents: dict[tuple[frozenset[Atom], Atom], set[object]] = {}
+    times: dict[tuple[frozenset[Atom], Atom, object], int] = {}
     for lookup in trace.lookups:
         places = [atom for dim in lookup.places for atom in trace.dims.leaves(dim)]
         rows = list(trace.dims.leaves(lookup.rows))
-        if places and len(set(places)) == len(places) and all(atom.frozen for atom in places):
-            for row in rows if len(rows) == len(set(rows)) and not isinstance(lookup.rows, Sum) else ():
-                contents.setdefault((frozenset(places), row), set()).add(lookup.content)
-    told: dict[frozenset[Atom], set[Atom]] = {}
-    for (key, row), several in contents.items():
-        if len(several) == 1:
-            told.setdefault(key, set()).add(row)
+        certain = len(set(places)) == len(places) and all(atom.frozen for atom in places)
+        certain = certain and len(rows) == len(set(rows)) and not isinstance(lookup.rows, Sum)
+        for row in rows if places else ():
+            times[frozenset(places), row, lookup.content] = 1 if certain else 2
+    told: dict[frozenset[Atom], list[Atom]] = {}
+    for (key, row, _), count in times.items():
+        told.setdefault(key, []).extend([row] * count)
     return told
 
 
@@ -126,14 +127,25 @@ def _all_dims(trace: Trace) -> Iterator[tuple[Dim, ...]]:
             yield dims
 
 
-def _occurrences(dims: tuple[Dim, ...], told: dict[frozenset[Atom], set[Atom]]) -> Iterator[tuple[Atom, set[Atom]]]:
+def _occurrences(dims: tuple[Dim, ...], told: dict[frozenset[Atom], list[Atom]]) -> Iterator[tuple[Atom, set[Atom]]]:
     """Yield every atom, and the atoms whose unit is told, by one axis or factor, at each of its positions."""
     tops = [list(_outside_sums(dim)) for dim in dims]
-    once = {atom for atom, count in Counter(atom for top in tops for atom in top).items() if count == 1}
-    by_index = [row for places, rows in told.items() if places <= once for row in rows] if told else []
+    by_index = list(_by_index(dims, tops, told)) if told else []
     for i, dim in enumerate(dims):
         elsewhere = by_index + [atom for j, top in enumerate(tops) if j != i for atom in top]
         yield from _along(dim, elsewhere)
+
+
+def _by_index(dims: tuple[Dim, ...], tops: list[list[Atom]], told: dict[frozenset[Atom], list[Atom]]) -> Iterator[Atom]:
+    """Yield atoms as often as indices say which unit is where; twice where the places are in the tensor, but not once.
+
+    A set of places may lie in another: what one says holds only if nothing contradicts it, be it of fewer places.
+    """
+    once = {atom for atom, count in Counter(atom for top in tops for atom in top).items() if count == 1}
+    everywhere = {atom for dim in dims for atom in atoms_of(dim)}
+    for places, rows in told.items():
+        if places <= everywhere:
+            yield from rows if places <= once else (*rows, *rows)
 
 
 def _outside_sums(dim: Dim) -> Iterator[Atom]:

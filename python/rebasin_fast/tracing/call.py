@@ -137,6 +137,16 @@ class Call:
         """Note that for each position of `kept` the operator runs along all positions of `along`."""
         self.trace.mixed.append((tuple(kept), tuple(along)))
 
+    def contract(self, kept: Iterable[Dim], along: Iterable[Dim]) -> None:
+        """Note that products of several arguments are summed over `along` for each position of `kept`.
+
+        The products are nowhere in memory, and yet tell which dimensions meet: units of one head times those of
+        another, summed unit by unit, have one order for all heads, although each factor has its own head beside them.
+        """
+        kept, along = tuple(kept), tuple(along)
+        self.mix(kept, along)
+        self.value([*kept, *along])
+
     def value(self, axes: Iterable[Any], index_of: Dim | None = None) -> Value:
         """Return a value to be the operator's result."""
         return self.trace.value(axes, index_of)

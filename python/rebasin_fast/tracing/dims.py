@@ -68,6 +68,9 @@ Dim: TypeAlias = "Atom | Product | Sum"
 ONE = Product(())
 """The dimension of a single position."""
 
+EMPTY = Sum(())
+"""The dimension of no position."""
+
 
 def size_of(dim: Dim) -> int:
     """Return the number of positions."""
@@ -86,11 +89,13 @@ class Dims:
 
     def new(self, size: int) -> Dim:
         """Return a dimension about which nothing is known yet: free."""
-        return ONE if size == 1 else Atom(size, next(self._serials))
+        return self.fixed(size, None)
 
-    def fixed(self, size: int, reason: Reason) -> Dim:
+    def fixed(self, size: int, reason: Reason | None) -> Dim:
         """Return a dimension that stays as it is."""
-        return ONE if size == 1 else Atom(size, next(self._serials), reason)
+        if size > 1:
+            return Atom(size, next(self._serials), reason)
+        return ONE if size else EMPTY
 
     # ---- normal form ----
 
@@ -132,7 +137,7 @@ class Dims:
 
     def leaves(self, dim: Dim) -> Iterator[Atom]:
         """Yield the atoms of a dimension, from slow to fast, as often as they occur."""
-        yield from _atoms(self.resolve(dim))
+        yield from atoms_of(self.resolve(dim))
 
     # ---- what operators do ----
 
@@ -148,6 +153,8 @@ class Dims:
             return
         if size_of(a) != size_of(b):
             raise AssertionError(f"{a} and {b} differ in size")
+        if not size_of(a):  # no element that could be moved
+            return
         if isinstance(a, Atom):
             self._bind(a, b, reason)
         elif isinstance(b, Atom):
@@ -170,8 +177,7 @@ class Dims:
         """Return the dimension before position `at`, and from there on."""
         dim = self.resolve(dim)
         if at in (0, size_of(dim)):
-            empty = Sum(())
-            return (empty, dim) if at == 0 else (dim, empty)
+            return (EMPTY, dim) if at == 0 else (dim, EMPTY)
         if isinstance(dim, Atom):
             return self._cut_atom(dim, at)
         if isinstance(dim, Sum):
@@ -275,9 +281,10 @@ def _terms(dim: Dim) -> list[Dim]:
     return list(dim.terms) if isinstance(dim, Sum) else [dim]
 
 
-def _atoms(dim: Dim) -> Iterator[Atom]:
+def atoms_of(dim: Dim) -> Iterator[Atom]:
+    """Yield the atoms of a dimension in normal form, from slow to fast, as often as they occur."""
     if isinstance(dim, Atom):
         yield dim
     else:
         for part in dim.factors if isinstance(dim, Product) else dim.terms:
-            yield from _atoms(part)
+            yield from atoms_of(part)

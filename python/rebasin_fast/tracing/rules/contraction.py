@@ -19,7 +19,7 @@ def _matrix_product(call: Call, left: list[Dim], right: list[Dim]) -> list[Dim]:
         call.unify(a, b)
         batch.append(a)
     call.unify(left[-1], right[-2])
-    call.mix([*batch, left[-2], right[-1]], [left[-1]])
+    call.contract([*batch, left[-2], right[-1]], [left[-1]])
     return [*batch, left[-2], right[-1]]
 
 
@@ -66,7 +66,7 @@ def linear(call: Call) -> Result:
     *lead, inputs = call.settled(call["input"])
     outputs, weight_inputs = call.settled(call["weight"])
     call.unify(inputs, weight_inputs)
-    call.mix([*lead, outputs], [inputs])
+    call.contract([*lead, outputs], [inputs])
     if call["bias"] is not None:
         call.unify(call.settled(call["bias"])[0], outputs)
     return call.value([*lead, outputs])
@@ -96,7 +96,7 @@ def convolution(call: Call) -> Result:
         if not _looks_at_single_positions(call, i):
             call.freeze(dim)
             space[i] = call.fixed(call.shapes[0][2 + i])
-    call.mix([batch, group, outputs, *space], [inputs])
+    call.contract([batch, group, outputs, *space], [inputs])
     out = Product((group, outputs))
     if call["bias"] is not None:
         call.unify(call.settled(call["bias"])[0], out)
@@ -128,7 +128,7 @@ def distances(call: Call) -> Result:
     *other_batch, columns, other_coordinates = call.settled(call["x2"])
     call.unify(coordinates, other_coordinates)
     lead = call.broadcast([Value(batch), Value(other_batch)])
-    call.mix([*lead, rows, columns], [coordinates])
+    call.contract([*lead, rows, columns], [coordinates])
     return call.value([*lead, rows, columns])
 
 
@@ -150,7 +150,7 @@ def trilinear(call: Call) -> Result:
         joined.append(wide[0])
     summed = set(call["sumdim"])
     kept = [dim for i, dim in enumerate(joined) if i not in summed]
-    call.mix(kept, [dim for i, dim in enumerate(joined) if i in summed])
+    call.contract(kept, [dim for i, dim in enumerate(joined) if i in summed])
     return call.value(kept)
 
 
@@ -176,11 +176,11 @@ def attention(call: Call) -> Result:
         for m, s in zip(mask[::-1], scores[::-1], strict=False):
             if call.size(m) != 1:
                 call.unify(m, s)
-    call.mix(query[:-1], [query[-1]])
-    call.mix([*query[:-1], value[-1]], [key[-2]])
+    call.contract(query[:-1], [query[-1]])
+    call.contract([*query[:-1], value[-1]], [key[-2]])
     result: list[Value | None] = [call.value([*query[:-1], value[-1]])]
     for shape in call.shapes[1:]:
-        call.mix(query[:-1], [key[-2]])
+        call.contract(query[:-1], [key[-2]])
         result.append(call.value(query[: len(shape)]) if len(shape) == 3 else None)
     return result
 
@@ -189,7 +189,7 @@ def _matrix_vector(call: Call, matrix: Value, vector: Value) -> list[Dim]:
     rows, columns = call.settled(matrix)
     (entries,) = call.settled(vector)
     call.unify(columns, entries)
-    call.mix([rows], [columns])
+    call.contract([rows], [columns])
     return [rows]
 
 

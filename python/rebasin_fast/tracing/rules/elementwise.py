@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..call import Call, Result, rule
+from ..call import Call, Result, axis_of, rule
 from ..values import Value
 
 
@@ -45,3 +45,22 @@ def glu(call: Call) -> Result:
     call.unify(first, second)
     axes[axis] = first
     return call.value(axes)
+
+
+@rule(
+    "aten::fake_quantize_per_tensor_affine_cachemask",
+    "aten::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+)
+def fake_quantize(call: Call) -> Result:
+    """Rounded to a grid that is one for all; scale and offset have one element, or are numbers."""
+    return [call.value(call["self"].axes) for _ in call.shapes]
+
+
+@rule("aten::fake_quantize_per_channel_affine_cachemask")
+def fake_quantize_channels(call: Call) -> Result:
+    """Rounded to the grid of the channel."""
+    axes = call.settled(call["self"])
+    axis = axis_of(call["axis"], len(axes))
+    for name in ("scale", "zero_point"):
+        call.unify(axes[axis], call.settled(call[name])[0])
+    return [call.value(axes) for _ in call.shapes]

@@ -22,6 +22,19 @@ def reduction(call: Call) -> Result:
     return [call.value(kept) for _ in call.shapes]
 
 
+@rule(
+    "aten::mse_loss", "aten::smooth_l1_loss", "aten::huber_loss", "aten::binary_cross_entropy",
+    "aten::soft_margin_loss",
+)  # fmt: skip
+def loss(call: Call) -> Result:
+    """A number for each position, or their sum or mean."""
+    axes = call.broadcast(call.tensors())
+    if call.shapes[0]:
+        return call.value(axes)
+    call.mix([], axes)
+    return call.value([])
+
+
 @rule("aten::max", "aten::min", "aten::median", "aten::nanmedian", "aten::argmax", "aten::argmin", "aten::mode")
 def selection(call: Call) -> Result:
     """The largest value is the largest in any order; where it lies counts the positions of the axis."""
