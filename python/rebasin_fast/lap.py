@@ -114,9 +114,9 @@ def linear_sum_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False) ->
     Returns
     -------
     row_ind, col_ind : ndarray of int64, shape (min(n, m),)
-        The chosen cells, `row_ind` ascending. A constant matrix gives the identity; up to 48 rows ties are broken
-        as SciPy breaks them, beyond that any one of the optima may come. Of an array on a CUDA device, arrays of the
-        same library on the same device, made on its current stream.
+        The chosen cells, `row_ind` ascending. A constant matrix gives the identity; up to 24 rows (or columns) ties
+        are broken as SciPy breaks them, beyond that any one of the optima may come. Of an array on a CUDA device,
+        arrays of the same library on the same device, made on its current stream.
 
     Raises
     ------
