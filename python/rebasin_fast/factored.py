@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rebasin_fast import _core, _on_device
-from rebasin_fast._arrays import Array, DeviceArray, lies_on_cuda, to_numpy, torch_of
+from rebasin_fast._arrays import Array, lies_on_cuda, to_numpy, torch_of
 from rebasin_fast._cost_matrix import as_duals
+from rebasin_fast._device_arrays import DeviceArray
 from rebasin_fast.lap import Assignment, AssignmentStats, as_gap, as_thread_count
 
 Factor = npt.NDArray[np.float32] | npt.NDArray[np.float64]
