@@ -143,10 +143,9 @@ def test_output_that_cannot_be_written_is_a_failure(tmp_path):
 @pytest.mark.parametrize("arguments", ["info --json", "lap cost.npy --json"])
 def test_a_reader_that_goes_away_is_no_news(tmp_path, arguments):
     np.save(tmp_path / "cost.npy", np.eye(3000, dtype=np.uint8))  # more output than a pipe holds
-    command = f'"$0" -c "$1" {arguments} | true; exec "$0" -c "$1" {arguments} --nonsense'
+    command = f'"$0" -c "$1" {arguments} | true'
     done = subprocess.run(["sh", "-c", command, sys.executable, PROGRAM], cwd=tmp_path, capture_output=True, text=True)
-    assert "Errno" not in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
