@@ -183,7 +183,7 @@ class Exporter:
 @contextlib.contextmanager
 def installed(monkeypatch, *, library: str):
     """Yield (extension, put): `put` makes a numpy array one that seems to lie on the device."""
-    from rebasin_fast import _arrays, _on_device, cuda
+    from rebasin_fast import _device_arrays, _on_device, cuda
 
     extension = Extension()
     monkeypatch.setattr(_on_device, "_extension", lambda: extension)
@@ -195,6 +195,6 @@ def installed(monkeypatch, *, library: str):
         return
     import torch
 
-    monkeypatch.setattr(_arrays, "_torch_stream", lambda _torch, _device: 7)
-    monkeypatch.setattr(_arrays, "_adopted", lambda exporter: exporter.array)
+    monkeypatch.setattr(_device_arrays, "_torch_stream", lambda _torch, _device: 7)
+    monkeypatch.setattr(_device_arrays, "_adopted", lambda exporter: exporter.array)
     yield extension, lambda array: Exporter(torch.from_numpy(array) if isinstance(array, np.ndarray) else array)

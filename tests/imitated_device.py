@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from rebasin_fast import _arrays, _on_device, cuda, solve_assignment, solve_assignment_batch
+from rebasin_fast import _device_arrays, _on_device, cuda, solve_assignment, solve_assignment_batch
 
 DEVICE = torch.device("cuda:0")
 _STREAM = 7
@@ -223,5 +223,5 @@ def imitated_device():
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)  # torch without CUDA would refuse the device's name
         patch.setattr(cuda, "why_unusable", lambda: None)
         patch.setattr(_on_device, "_extension", lambda: device)
-        patch.setattr(_arrays, "_torch_stream", lambda torch, device: _STREAM)
+        patch.setattr(_device_arrays, "_torch_stream", lambda torch, device: _STREAM)
         yield device

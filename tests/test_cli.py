@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rebasin_fast.cli import main
@@ -47,7 +48,7 @@ def test_demo_as_json_prints_what_it_writes(tmp_path, call):
 def test_demo_overwrites_only_with_force(tmp_path, call):
     (tmp_path / "merged.safetensors").write_text("precious")
     code, out, err = call("demo", "--out", tmp_path, *TINY)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert "merged.safetensors" in err
     assert (tmp_path / "merged.safetensors").read_text() == "precious"
@@ -66,7 +67,7 @@ def test_demo_overwrites_only_with_force(tmp_path, call):
 )
 def test_expected_errors_are_one_line(tmp_path, call, arguments, message):
     code, out, err = call("demo", "--out", tmp_path / "out", *arguments)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err.startswith("rebasin-fast: ")
     assert message in err
     assert err.count("\n") == 1
@@ -87,7 +88,7 @@ def test_wrong_usage_exits_with_2(call, arguments):
         (["nonsense", "--json"], 2, "wrong usage"),
         (["lap", "nothing.npy", "--json"], 2, "nothing.npy"),
         (["merge", "a.pt", "b.pt", "-o", "m.pt", "--arch", "mlp", "--json"], 2, "a.pt does not exist"),
-        (["demo", "--dataset", "cifar", "--json"], 1, "dataset is 'cifar'"),
+        (["demo", "--dataset", "cifar", "--json"], 2, "dataset is 'cifar'"),
     ],
 )
 def test_a_failure_is_json_too(call, tmp_path, monkeypatch, arguments, code, error):
@@ -110,6 +111,14 @@ def test_what_nobody_foresaw_is_json_too(call, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out) == {"error": "RuntimeError: a defect", "exit_code": 1}
 
 
+def test_memory_that_torch_does_not_get_is_told_in_one_line(call, monkeypatch):
+    def greedy():
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("rebasin_fast.cli._info._facts", greedy)
+    assert call("info") == (2, "", "rebasin-fast: out of memory\n")
+
+
 def test_an_interrupted_command_is_json_too(tmp_path, call, monkeypatch):
     def interrupted(**_settings):
         raise KeyboardInterrupt
@@ -128,6 +137,29 @@ def test_output_that_cannot_be_written_is_a_failure(tmp_path):
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize("arguments", ["info --json", "lap cost.npy --json"])
+def test_a_reader_that_goes_away_is_no_news(tmp_path, arguments):
+    np.save(tmp_path / "cost.npy", np.eye(3000, dtype=np.uint8))  # more output than a pipe holds
+    command = f'"$0" -c "$1" {arguments} | true'
+    done = subprocess.run(["sh", "-c", command, sys.executable, PROGRAM], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_terminal_has_no_letters_for_are_shown_as_escapes(tmp_path, encoding):
+    np.save(tmp_path / "cost.npy", np.eye(2))
+    out = tmp_path / (
+        b"p\xff\xc3\xa4rs.npy".decode("utf-8", "surrogateescape") if os.name == "posix" else "p\xe4rs.npy"
+    )
+    program = [sys.executable, "-X", "utf8=0", "-c", PROGRAM, "lap", tmp_path / "cost.npy", "--out", out]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(program, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"wrote" in done.stdout
+    assert np.load(out).shape == (2, 2)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")

@@ -92,10 +92,14 @@ def test_a_pickle_is_never_executed(tmp_path, call):
     [
         ("missing.npy", None, "missing.npy"),
         ("cost.txt", b"1,2", "expected .npy, .npz or .csv"),
-        ("broken.npy", b"no numpy file", "cannot be read"),
+        ("broken.npy", b"no numpy file", "neither an array nor an archive"),
         ("broken.npz", b"PK no archive", "cannot be read"),
         ("empty.csv", b"\n", "it is empty"),
-        ("words.csv", b"a,b\n1,2\n", "cannot be read"),
+        ("words.csv", b"a,b\n1,2\n", "row 1, column 1 is 'a'; expected a number"),
+        ("gap.csv", b"1,2\n3,\n", "row 2, column 2 is ''"),
+        ("rounded.csv", b"9007199254740993,1.5\n1,2\n", "the integer 9007199254740993, which float64 would round"),
+        ("long.csv", b"1000000000000000000000000000001,1\n1,2\n", "which float64 would round"),
+        ("sign.csv", b"9223372036854775809,-1\n1,2\n", "which float64 would round"),
         ("ragged.csv", b"1,2\n3\n", "cannot be read"),
         ("nan.csv", b"1,nan\n3,4\n", "invalid numeric"),
         ("infeasible.csv", b"inf,inf\n3,4\n", "infeasible"),
@@ -110,6 +114,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, call, name, content,
     assert message.lower() in err.lower()
     assert err.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "cost", "dtype"),
+    [
+        ("\ufeff4,1\r\n2,0\r\n", 3, "int64"),  # as spreadsheets write it
+        ("\n# costs\n4,1\n\n2,0  # the last\n", 3, "int64"),
+        ("18446744073709551615,1\n1,2\n", 2, "uint64"),
+        ("1e300,inf\n-2,9007199254740992\n", 1e300, "float64"),
+    ],
+)
+def test_what_a_csv_file_may_look_like(tmp_path, call, text, cost, dtype):
+    (tmp_path / "cost.csv").write_text(text, encoding="utf-8", newline="")
+    code, out, err = call("lap", tmp_path / "cost.csv", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["cost"], found["dtype"]) == (cost, dtype)
 
 
 def test_info_as_json(call):

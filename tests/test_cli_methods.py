@@ -304,6 +304,7 @@ OTHER = ["--model-class", "models:MLP", "--kwargs", '{"widths": [16, 24, 4]}', "
         ([*MERGE, "--method", "activation", "--data", "bytes.npz"], "uint8"),
         ([*MERGE, "--method", "activation", "--data", "narrow.npz"], "the model cannot be run on --data"),
         ([*MERGE, "--method", "activation", "--data", "pickle.npz"], "cannot be read"),
+        ([*MERGE, "--method", "activation", "--data", "words.npz"], "words.npz holds what torch takes for no numbers"),
         ([*MERGE, "--method", "activation", "--data", "."], "no IDX files"),
         ([*MERGE, "--max-memory", "lots"], "--max-memory is 'lots'"),
         ([*BARRIER, "bare.npz"], "no labels"),
@@ -323,6 +324,7 @@ def test_wrong_usage_is_one_line(tmp_path, call, trio, monkeypatch, arguments, m
     np.savez("bytes.npz", inputs=inputs.astype(np.uint8))
     np.savez("narrow.npz", inputs=inputs[:, :5])
     np.savez("short.npz", inputs=inputs, labels=labels[:7])
+    np.savez("words.npz", inputs=inputs.astype(str))
     np.savez("pickle.npz", inputs=np.array([object()], dtype=object))
     (tmp_path / "torn.npz").write_bytes((tmp_path / "data.npz").read_bytes()[:300])
     before = sorted(tmp_path.iterdir())
@@ -381,3 +383,12 @@ def test_sizes_in_words(text, count):
 def test_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="max-memory"):
         parse_bytes(text)
+
+
+def test_examples_of_the_other_byte_order_are_the_same(tmp_path, call, trio):
+    inputs, labels = examples()
+    np.savez(tmp_path / "swapped.npz", inputs=inputs.astype(">f4"), labels=labels.astype(">i8"))
+    command = ["barrier", *trio[:2], *ARCH, "--lambdas", 3, "--json", "--data"]
+    found = [call(*command, tmp_path / name) for name in ("data.npz", "swapped.npz")]
+    assert found[0][0] == 0
+    assert found[0] == found[1]

@@ -121,6 +121,8 @@ def test_a_spec_that_does_not_hold_exits_with_1(call, monkeypatch):
         (["--model-class", "models.MLP", "--input", "2,3"], "expected package.module:Class"),
         (["--model-class", "models:Nothing", "--input", "2,3"], "has no 'Nothing'"),
         (["--model-class", "no_such_module:M", "--input", "2,3"], "no_such_module"),
+        ([*MLP[:-1], "0,6"], "expected a shape without zeros"),
+        ([*MLP[:3], "[" * 100_000, "--input", "5,6"], "no JSON"),
         (["--model-class", "test_cli_spec:Picky", "--input", "2,3"], "not today"),
         ([*MLP[:3], "[1]", "--input", "5,6"], "expected a JSON object"),
         ([*MLP[:3], "{", "--input", "5,6"], "no JSON"),
@@ -143,3 +145,17 @@ def test_a_checkpoint_that_does_not_fit_is_told(tmp_path, call):
     code, _, err = call("spec", tmp_path / "mlp.pt", "--spec", tmp_path / "spec.json")
     assert code == 2
     assert "does not fit the specification" in err
+
+
+def test_files_of_the_users_that_are_broken_are_told_in_one_line(tmp_path, call, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("def (:")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    monkeypatch.syspath_prepend(tmp_path)
+    for arguments, message in (
+        (["--model-class", "broken_module:M", "--input", "2,3"], "broken_module cannot be imported: SyntaxError"),
+        (["--config", tmp_path / "config.json"], "config.json is no JSON"),
+    ):
+        code, out, err = call("spec", *arguments)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.count("\n") == 1

@@ -18,7 +18,7 @@ from lap_checks import assert_optimal, scipy_total
 from matrices import ADVERSARIAL, FAMILIES
 from rebasin_fast import (
     Assignment,
-    _arrays,
+    _device_arrays,
     _on_device,
     cuda,
     linear_sum_assignment,
@@ -256,7 +256,7 @@ def test_what_libraries_keep_is_given_back(monkeypatch):
     pool = types.SimpleNamespace(freed=0)
     pool.free_all_blocks = lambda: setattr(pool, "freed", pool.freed + 1)
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(get_default_memory_pool=lambda: pool))
-    _arrays.give_back_kept_memory()  # torch, too, where there is no device
+    _device_arrays.give_back_kept_memory()  # torch, too, where there is no device
     assert pool.freed == 1
 
 

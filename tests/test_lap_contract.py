@@ -130,6 +130,7 @@ class DLPackOnly:
     [
         lambda c: c.tolist(),
         lambda c: tuple(map(tuple, c.tolist())),
+        lambda c: [[np.longdouble(x) for x in row] for row in c],
         list,
         pd.DataFrame,
         np.matrix,

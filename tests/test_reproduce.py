@@ -472,7 +472,7 @@ def test_cli_shows_both_tables_and_writes_the_files(tmp_path, call):
         assert text in stdout
     assert len(written(tmp_path)) == 5
     code, stdout, stderr = call("reproduce", "symmetries", "--out", tmp_path)
-    assert (code, stdout) == (1, "")
+    assert (code, stdout) == (2, "")
     assert stderr.count("\n") == 1
     assert "symmetries.csv" in stderr
 
@@ -490,7 +490,7 @@ def test_cli_shows_progress_and_tells_what_is_missing_in_one_line(data, tmp_path
     assert "emergence" in stderr
     assert "train" in stderr
     code, stdout, stderr = call("reproduce", "lmc", "--data", tmp_path / "none", "--out", tmp_path / "other")
-    assert (code, stdout, stderr.count("\n")) == (1, "", 1)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert "looked in" in stderr
     assert not (tmp_path / "other").exists()
 

@@ -164,6 +164,17 @@ def test_hidden_units_that_cannot_be_reordered_are_frozen(name: str) -> None:
     assert set(spec.groups) == ({"inp"} if name in STILL_FREE else set())
 
 
+@pytest.mark.parametrize("inputs", [torch.zeros(0, 4), torch.full((2, 4), torch.nan)], ids=["no example", "NaN"])
+def test_outputs_without_a_number_prove_nothing(inputs: Tensor) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    spec = PermutationSpec.from_axes_to_perm(
+        {"0.weight": ("P", None), "0.bias": (None,), "1.weight": (None, None), "1.bias": (None,)}
+    )
+    assert not spec.prove(model, torch.randn(2, 4))
+    with pytest.raises(ValueError, match="no finite number"):
+        spec.prove(model, inputs)
+
+
 def test_unknown_operators_are_reported_with_their_module() -> None:
     class Reverse(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "bindings/border.hpp"
+#include "bindings/interrupt.hpp"
 #include "bindings/register.hpp"
 #include "lap/lap.hpp"
 
@@ -70,22 +71,6 @@ py::array_t<T> to_numpy(std::vector<T>&& values) {
 
 // From this many elements on Ctrl-C is answered: a solve takes milliseconds.
 constexpr std::int64_t kInterruptibleFrom = std::int64_t{1} << 18;
-
-// Lets Python run its signal handlers while the solver is at work. Once one has raised, the answer stays yes,
-// and the exception stays pending in this thread.
-class PythonSignals final : public Interrupt {
-  public:
-    bool requested() override {
-        if (!raised_) {
-            const py::gil_scoped_acquire acquire;
-            raised_ = PyErr_CheckSignals() != 0;
-        }
-        return raised_;
-    }
-
-  private:
-    bool raised_ = false;
-};
 
 Result solve_without_gil(const py::array& cost, Options options) {
     const MatrixView view = view_of(cost);

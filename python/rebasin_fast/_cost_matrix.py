@@ -11,7 +11,8 @@ from rebasin_fast._arrays import as_numpy_cost
 
 Duals: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
-_EXACT_DOUBLE = 2**53
+EXACT_DOUBLE = 2**53
+"""Up to here float64 holds every integer."""
 
 # From so many elements on float16 is widened a row at a time, by the core, which takes longer but little memory. What
 # has fewer is for the core's solver of small problems, which does not read float16.
@@ -59,14 +60,14 @@ def addressable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _reread_sequence(source: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Convert lists and frames of Python objects as SciPy does, but never round an integer in silence."""
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         converted = np.asarray(source, dtype=np.float64)
-    elif array.dtype == np.float64 and not (np.abs(array) < _EXACT_DOUBLE).all():
+    elif array.dtype == np.float64 and not (np.abs(array) < EXACT_DOUBLE).all():
         converted = array
     else:
         return array
     for value in np.asarray(source, dtype=object).flat:
-        if isinstance(value, int) and not _is_float64(value):
+        if isinstance(value, int) and not is_float64(value):
             raise ValueError(
                 f"cost_matrix holds the integer {value}, which float64 would round; "
                 "expected integers that fit int64 or uint64"
@@ -74,7 +75,8 @@ def _reread_sequence(source: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return converted
 
 
-def _is_float64(value: int) -> bool:
+def is_float64(value: int) -> bool:
+    """Say whether float64 holds an integer exactly."""
     try:
         return int(float(value)) == value
     except OverflowError:

@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 
 from rebasin_fast import cuda
-from rebasin_fast._arrays import (
-    Array,
+from rebasin_fast._arrays import Array, cast, lies_on_cuda
+from rebasin_fast._cost_matrix import as_duals
+from rebasin_fast._device_arrays import (
     DeviceArray,
     as_dense_device_array,
     as_device_array,
-    cast,
     copied_beside,
     device_to_numpy,
     empty_beside,
     give_back_kept_memory,
-    lies_on_cuda,
 )
-from rebasin_fast._cost_matrix import as_duals
 
 Found = dict[str, Any]
 

@@ -14,7 +14,6 @@ from rebasin_fast import _on_device, cuda
 from rebasin_fast._arrays import (
     Array,
     Index,
-    as_device_array,
     cast,
     dtype_name,
     lies_on_cuda,
@@ -23,6 +22,7 @@ from rebasin_fast._arrays import (
     reorder_axes,
     take,
 )
+from rebasin_fast._device_arrays import as_device_array
 
 Entries: TypeAlias = "tuple[int, int] | Index"
 """Which entries of an axis: from the first to before the second, or those an index array names, in its order."""

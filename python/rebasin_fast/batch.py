@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from rebasin_fast import _core, _on_device
 from rebasin_fast._arrays import IndexArray, as_numpy_cost, lies_on_cuda
 from rebasin_fast._cost_matrix import Duals, addressable, as_cost
+from rebasin_fast.lap import as_thread_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +105,7 @@ def solve_assignment_batch(
     >>> [cols.tolist() for cols in solve_assignment_batch([np.eye(2), np.eye(2, 3)]).col_ind]
     [[1, 0], [1, 0]]
     """
-    crew = _as_threads(threads)
+    crew = as_thread_count(threads)
     if lies_on_cuda(costs):
         return _stack_on_device(costs, bool(maximize), with_duals=bool(with_duals), threads=crew)
     if isinstance(costs, list | tuple) and any(map(lies_on_cuda, costs)):
@@ -156,18 +155,6 @@ def _answered(found: dict[str, Any], maximize: bool, with_duals: bool) -> Assign
         gap=found["gap"] if with_duals else None,
         maximize=maximize,
     )
-
-
-def _as_threads(threads: int | None) -> int:
-    if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        number = operator.index(threads)
-    except TypeError:
-        raise TypeError(f"threads is {threads!r}; expected an integer or None") from None
-    if number < 1:
-        raise ValueError(f"threads is {number}; expected at least 1")
-    return min(number, 2**15)
 
 
 def _as_problem(b: int, cost: npt.ArrayLike) -> npt.NDArray[Any]:

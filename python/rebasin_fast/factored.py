@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rebasin_fast import _core, _on_device
-from rebasin_fast._arrays import Array, DeviceArray, lies_on_cuda, to_numpy, torch_of
+from rebasin_fast._arrays import Array, lies_on_cuda, to_numpy, torch_of
 from rebasin_fast._cost_matrix import as_duals
-from rebasin_fast.lap import Assignment, AssignmentStats, _as_gap, _as_thread_count
+from rebasin_fast._device_arrays import DeviceArray
+from rebasin_fast.lap import Assignment, AssignmentStats, as_gap, as_thread_count
 
 Factor = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -97,7 +98,7 @@ def solve_assignment_factored(
     >>> bool((answer.col_ind == shuffled).all())
     True
     """
-    crew, gap = _as_thread_count(threads), _as_gap(max_gap)
+    crew, gap = as_thread_count(threads), as_gap(max_gap)
     if lies_on_cuda(a) or lies_on_cuda(b):
         found = _solve_on_device(a, b, bool(maximize), duals)
         return _assignment(found, found["cost"], bool(maximize))

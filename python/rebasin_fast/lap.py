@@ -114,9 +114,9 @@ def linear_sum_assignment(cost_matrix: npt.ArrayLike, maximize: bool = False) ->
     Returns
     -------
     row_ind, col_ind : ndarray of int64, shape (min(n, m),)
-        The chosen cells, `row_ind` ascending. A constant matrix gives the identity; up to 48 rows ties are broken
-        as SciPy breaks them, beyond that any one of the optima may come. Of an array on a CUDA device, arrays of the
-        same library on the same device, made on its current stream.
+        The chosen cells, `row_ind` ascending. A constant matrix gives the identity; up to 24 rows (or columns) ties
+        are broken as SciPy breaks them, beyond that any one of the optima may come. Of an array on a CUDA device,
+        arrays of the same library on the same device, made on its current stream.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def solve_assignment(
     """
     if not isinstance(method, str):
         raise ValueError(f"method is {method!r}; expected 'auto', 'jv', 'auction', 'dense' or 'shortest_path'")
-    threads, max_gap = _as_thread_count(threads), _as_gap(max_gap)
+    threads, max_gap = as_thread_count(threads), as_gap(max_gap)
     if lies_on_cuda(cost_matrix):
         return _solve_on_device(cost_matrix, bool(maximize), method, threads, duals, max_gap)
     cost = as_cost(cost_matrix)
@@ -313,7 +313,8 @@ def build_info() -> dict[str, Any]:
     }
 
 
-def _as_thread_count(threads: Any) -> int:
+def as_thread_count(threads: Any) -> int:
+    """Return `threads` checked, None being as many as there are processors for this process."""
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -325,7 +326,8 @@ def _as_thread_count(threads: Any) -> int:
     return min(count, _MOST_THREADS)
 
 
-def _as_gap(max_gap: Any) -> float:
+def as_gap(max_gap: Any) -> float:
+    """Return `max_gap` checked."""
     if not isinstance(max_gap, numbers.Real):
         raise TypeError(f"max_gap is {max_gap!r}; expected a finite number >= 0")
     gap = float(max_gap)

@@ -154,6 +154,8 @@ class _Check:
             self._torch.Tensor, self._cast, self._arguments
         )
         self._before = self._outputs(self.state)
+        if not any(bool(output.isfinite().any()) for output in self._before):
+            raise ValueError("the model's outputs hold no finite number; expected inputs that show what it computes")
 
     def change(self, permutation: Mapping[str, IndexArray]) -> float:
         """Return the largest relative change of any output."""

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rebasin_fast import _core
-from rebasin_fast._arrays import IndexArray, brought_to_host
+from rebasin_fast._arrays import IndexArray
 from rebasin_fast._cost_matrix import as_cost, as_duals
+from rebasin_fast._device_arrays import brought_to_host
 from rebasin_fast.lap import Assignment, solve_assignment
 
 

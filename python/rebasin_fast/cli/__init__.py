@@ -6,6 +6,7 @@ Each command is a module with a function ``add_to(app)`` that registers it. type
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -47,7 +48,7 @@ rebasin-fast info
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    With 0 if all went well, 1 or 2 after an error, 2 after wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    With 0 if all went well, 2 if something given is wrong, 1 if a check failed, 130 after Ctrl-C, 143 after SIGTERM.
 
     Parameters
     ----------
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # they then wait for each other: training took 4 times as long with 3 busy processes on 2 cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if arguments is None else list(arguments)
+    _show_every_name()
     with listening() as told, _failure_as_json(_asks_for_json(given), told), _output_as_expected():
         _run(given)
 
@@ -104,6 +106,12 @@ def _failure_as_json(wanted: bool, told: Told) -> Iterator[None]:
                 print_json({"error": told.complaints[-1] if told.complaints else unforeseen, "exit_code": code})
                 sys.stdout.flush()
         raise
+
+
+def _show_every_name() -> None:
+    """Let what standard output has no letters for, in the name of a file, be shown as escapes, as on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

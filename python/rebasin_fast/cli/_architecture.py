@@ -196,7 +196,7 @@ class Architecture:
             raise ValueError(f"--model-class is {self.model_class!r}; expected package.module:Class")
         try:
             kwargs = json.loads(self.kwargs)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"--kwargs is no JSON: {error}") from None
         if not isinstance(kwargs, dict):
             raise ValueError(f"--kwargs is {self.kwargs!r}; expected a JSON object")
@@ -221,9 +221,10 @@ class Architecture:
         for text in self.inputs:
             shape, _, dtype = text.partition(":")
             kind = getattr(torch, dtype or "float32", None)
-            if not re.fullmatch(r"\d+(,\d+)*", shape) or not isinstance(kind, torch.dtype):
+            if not re.fullmatch(r"0*[1-9]\d*(,0*[1-9]\d*)*", shape) or not isinstance(kind, torch.dtype):
                 raise ValueError(
-                    f"--input is {text!r}; expected a shape and perhaps a dtype, as in 2,3,32,32 or 2,16:int64"
+                    f"--input is {text!r}; expected a shape without zeros and perhaps a dtype, as in 2,3,32,32 or "
+                    "2,16:int64"
                 )
             sizes = tuple(map(int, shape.split(",")))
             drawn = torch.randn(sizes, generator=generator)
@@ -289,4 +290,9 @@ def _module(name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # code of the user's, which may raise anything
+        raise ValueError(
+            f"--model-class: the module {name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error

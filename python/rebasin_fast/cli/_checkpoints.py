@@ -200,7 +200,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         content = json.loads(index.read_text(encoding="utf-8"))
         where = content["weight_map"]
         pairs = all(isinstance(name, str) and isinstance(shard, str) for name, shard in where.items())
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} cannot be read: {type(error).__name__}: {error}") from None
     if not where or not pairs:
         raise ValueError(f"{index} cannot be read: its weight_map is no mapping of names to shards")
@@ -231,7 +231,7 @@ def _torch_file(path: Path, key: str | None) -> Checkpoint:
         return _of_torch(TorchFile(path, loaded=loaded))
     candidates = [name for name, value in loaded.items() if _are_parameters(value)]
     if key is None:
-        entries = ", ".join(f"{name} ({_described(value)})" for name, value in loaded.items())
+        entries = ", ".join(f"{name} ({_described(value)})" for name, value in loaded.items()) or "nothing"
         hint = f"; expected --key with one of: {', '.join(map(str, candidates))}" if candidates else ""
         raise TypeError(f"{path} does not hold a mapping of names to tensors alone, but {entries}{hint}")
     if key not in candidates:

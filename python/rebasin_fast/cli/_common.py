@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rebasin_fast._progress import Progress
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-"""Exit codes: an expected error, wrong usage or input (a missing extra included), Ctrl-C, SIGTERM."""
+"""Exit codes: a check that failed, wrong usage or input (a missing extra included), Ctrl-C, SIGTERM."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
 
 
 @contextmanager
-def expected_errors(code: int = USAGE) -> Iterator[None]:
+def expected_errors() -> Iterator[None]:
     """Turn the errors a user can do something about into one line on stderr and an exit code."""
     from typer import Exit
 
@@ -75,9 +75,16 @@ def expected_errors(code: int = USAGE) -> Iterator[None]:
     except KeyboardInterrupt:
         complain("interrupted")
         raise Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # nobody reads standard output any more, as after `| head`: typer ends with 1, and silently
+        raise
     except (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError) as error:
         complain(" ".join(str(error).split()) or type(error).__name__)
-        raise Exit(code) from None
+        raise Exit(USAGE) from None
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # torch's words; it has no error of its own for that on the CPU
+            raise
+        complain("out of memory")
+        raise Exit(USAGE) from None
 
 
 def table(title: str, *headings: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rebasin_fast._extras import require
 from rebasin_fast._files import check_regular
@@ -156,18 +157,26 @@ def _from_file(path: Path) -> tuple[Any, Any]:
     if inputs is None:
         raise ValueError(f"--data: {path} holds {', '.join(arrays) or 'nothing'}; expected an array called inputs")
     labels = next((arrays[name] for name in LABELS if name in arrays), None)
-    return torch.as_tensor(inputs), None if labels is None else torch.as_tensor(labels)
+    try:
+        return torch.as_tensor(inputs), None if labels is None else torch.as_tensor(labels)
+    except TypeError as error:  # strings, dates, long doubles
+        raise TypeError(f"--data: {path} holds what torch takes for no numbers: {error}") from None
 
 
 def _from_npz(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:  # which numpy would leave open where the archive is broken
         try:
             with np.load(file, allow_pickle=False) as archive:
-                return {name: np.ascontiguousarray(archive[name]) for name in archive.files}
+                return {name: _native(archive[name]) for name in archive.files}
         except OSError:
             raise
         except Exception as error:  # zipfile's, zlib's and numpy's own kinds, which share nothing
             raise ValueError(f"--data: {path} cannot be read: {error}") from error
+
+
+def _native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array as torch takes it: without gaps, bytes in this machine's order."""
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
 def _fitting(inputs: Any, network: Network, path: Path) -> Any:

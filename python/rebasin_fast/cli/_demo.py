@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option, Typer
 
-from rebasin_fast.cli._common import FAILED, expected_errors, print_json, progress_bars, table
+from rebasin_fast.cli._common import expected_errors, print_json, progress_bars, table
 
 if TYPE_CHECKING:
     from rebasin_fast.demo import DemoResult
@@ -42,7 +42,7 @@ def demo(
 
     Writes barrier.png, merged.safetensors and demo.json: all three, or none.
     """
-    with expected_errors(FAILED):
+    with expected_errors():
         result = _demo(out, dataset, data, seed, {"width": width, "epochs": epochs}, force, quiet)
         if as_json:
             print_json(result.numbers())

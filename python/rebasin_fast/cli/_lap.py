@@ -2,7 +2,9 @@
 
 import io
 import math
+import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from typer import Argument, Option, Typer
 
+from rebasin_fast._cost_matrix import EXACT_DOUBLE, is_float64
 from rebasin_fast._files import check_regular, told_as, whole_files
 from rebasin_fast.cli._common import expected_errors, print_json
 from rebasin_fast.cli._model_files import check_outputs
@@ -84,27 +87,59 @@ def read_matrix(path: Path, key: str | None = None) -> npt.NDArray[Any]:
 
 
 def _from_numpy(path: Path, key: str | None) -> npt.NDArray[Any]:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded as archive:
-        names = list(archive.files)
-        if key is None and len(names) == 1:
-            key = names[0]
-        if key not in names:
-            wanted = "--key to say which" if key is None else f"one of them, not {key!r}"
-            raise ValueError(f"it holds the arrays {', '.join(names) or '(none)'}; expected {wanted}")
-        return np.asarray(archive[key])
+    with path.open("rb") as file:  # which numpy would leave open where the archive is broken
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise ValueError("it is neither an array nor an archive that numpy saved")  # numpy takes it for a pickle
+        file.seek(0)
+        loaded = np.load(file, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else _from_archive(loaded, key)
+
+
+def _from_archive(archive: Any, key: str | None) -> npt.NDArray[Any]:
+    names = list(archive.files)
+    if key is None and len(names) == 1:
+        key = names[0]
+    if key not in names:
+        wanted = "--key to say which" if key is None else f"one of them, not {key!r}"
+        raise ValueError(f"it holds the arrays {', '.join(names) or '(none)'}; expected {wanted}")
+    return np.asarray(archive[key])
 
 
 def _from_csv(path: Path) -> npt.NDArray[Any]:
-    if not path.read_text(encoding="utf-8").strip():
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.partition("#")[0].strip()]
+    if not lines:
         raise ValueError("it is empty")
-    cells = np.loadtxt(path, dtype=str, delimiter=",", ndmin=2, encoding="utf-8")
-    try:
+    cells = np.loadtxt(lines, dtype=str, delimiter=",", ndmin=2)
+    with suppress(ValueError, OverflowError):
         return cells.astype(np.int64)
-    except (ValueError, OverflowError):
+    matrix = _as_floats(cells)
+    if (matrix >= 0).all():
+        with suppress(ValueError, OverflowError):
+            return cells.astype(np.uint64)
+    _refuse_rounded(cells[np.abs(matrix) >= EXACT_DOUBLE])
+    return matrix
+
+
+def _as_floats(cells: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
+    try:
         return cells.astype(np.float64)
+    except ValueError:
+        (row, column), text = next(cell for cell in np.ndenumerate(cells) if not _is_number(cell[1]))
+        raise ValueError(f"row {row + 1}, column {column + 1} is {str(text)!r}; expected a number") from None
+
+
+def _refuse_rounded(texts: npt.NDArray[np.str_]) -> None:
+    for text in texts:
+        if re.fullmatch(r"[+-]?\d+", text.strip()) and not is_float64(int(text)):
+            raise ValueError(f"it holds the integer {text}, which float64 would round; expected all in int64 or uint64")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_out(cost: Path, out: Path | None, force: bool) -> None:

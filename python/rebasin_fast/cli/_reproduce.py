@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option, Typer
 
-from rebasin_fast.cli._common import FAILED, expected_errors, print_json, progress_bars, table
+from rebasin_fast.cli._common import expected_errors, print_json, progress_bars, table
 from rebasin_fast.cli._options import AsJson, Quiet
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def reproduce(
     from rebasin_fast.reproduce import reproduce as run
     from rebasin_fast.reproduce.report import files_of
 
-    with expected_errors(FAILED):
+    with expected_errors():
         with progress_bars(quiet) as progress:
             report = run(
                 name,
