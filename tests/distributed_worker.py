@@ -32,8 +32,9 @@ def raises(error, call):
 
 def check_activation_matching(model, a, b, batches, own, world):
     # Before the nonlinearity: dead units would tie, and rounding decide.
-    for similarity in ("inner", "correlation"):
-        options = {"sites": "output", "similarity": similarity}
+    learned = {"similarity": "correlation", "loss": lambda outputs, x: outputs[:, 0].mul(x.mean((1, 2, 3))).mean()}
+    for how in ({"similarity": "inner"}, learned, {"similarity": "correlation"}):
+        options = {"sites": "output", **how}
         want = activation_matching(SPEC, model, a, b, batches, **options)
         got = activation_matching(SPEC, model, a, b, own, process_group=world, **options)
         assert same(got.permutation, want.permutation)
@@ -90,7 +91,8 @@ def main() -> None:
     x = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batches = list(x.split(6))
     a, b = models[:2]
-    check_activation_matching(model, a, b, batches, batches[rank::size], world)
+    pairs = [(x, x) for x in batches]
+    check_activation_matching(model, a, b, pairs, pairs[rank::size], world)
     check_after_the_merge(model, a, b, batches, batches[rank::size], world)
     check_merge_many(models, folder, world)
     in_numpy = [{name: tensor.numpy() for name, tensor in params.items()} for params in models]
