@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from rebasin_fast._distributed import Ranks
 from rebasin_fast._extras import require
+from rebasin_fast._modules import call, removed_afterwards
 from rebasin_fast._moments import CrossMoments
 from rebasin_fast.evaluate import Loss, one_number
-from rebasin_fast.sites import ActivationSite
+from rebasin_fast.sites import ActivationSite, watch
 
 if TYPE_CHECKING:
     import torch
@@ -24,80 +26,113 @@ Gradients: TypeAlias = dict[ActivationSite, list[Any]]
 class GradientMoments:
     """The cross-moments of the gradients of a loss with respect to what passes the sites of two networks.
 
+    The networks run once more for it: with a graph, torch may choose other operators than those that are watched.
+
     Parameters
     ----------
     loss : callable
         (outputs, targets) to the mean loss over the batch.
     sizes : mapping of str to int
         Units of every group.
-    sites : iterable of ActivationSite
-        Where; a site whose tensors the loss does not depend on counts for nothing.
-    device : torch.device
-        Where the sums lie.
-
-    Attributes
-    ----------
-    moments : dict of ActivationSite to CrossMoments
-        The sums so far.
+    by_group : mapping of str to iterable of sites
+        Where; `OperatorSite` objects, and sites whose tensors the loss does not depend on, count for nothing.
+    model : torch.nn.Module
+        The architecture.
+    states : sequence of two mappings of str to tensor
+        What stands in for its parameters and buffers.
     """
 
     def __init__(
-        self, loss: Loss, sizes: Mapping[str, int], sites: Iterable[ActivationSite], device: torch.device
+        self,
+        loss: Loss,
+        sizes: Mapping[str, int],
+        by_group: Mapping[str, Iterable[Any]],
+        model: torch.nn.Module,
+        states: Sequence[Mapping[str, Any]],
     ) -> None:
-        self._loss, self._sizes = loss, sizes
-        self.moments = {site: CrossMoments(sizes[site.group], device) for site in sites}
-        self._passed: list[tuple[ActivationSite, Any]] = []  # in the network that runs, with a place in its graph
+        self._loss, self._sizes, self._model = loss, sizes, model
+        self._states = [_differentiable(model, state) for state in states]
+        device = next(iter(states[0].values())).device
+        sites = [site for of_group in by_group.values() for site in of_group if isinstance(site, ActivationSite)]
+        self._moments = {site: CrossMoments(sizes[site.group], device) for site in sites}
 
-    def differentiable(self, model: torch.nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the same memory, the parameters under tensors that a gradient passes through; buffers have none."""
-        learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        return {
-            name: tensor.detach().requires_grad_(name in learned and tensor.is_floating_point())
-            for name, tensor in state.items()
-        }
+    def see(self, inputs: Any, targets: Any, number: int) -> None:
+        """Go through both networks and back, on batch `number`, and take in the gradients."""
+        if not len(targets):
+            return  # a mean over no examples is no number
+        of_a, of_b = (self._back(state, inputs, targets, number) for state in self._states)
+        for site, moments in self._moments.items():
+            for a, b in zip(of_a[site], of_b[site], strict=True):  # as often: so it was without gradients
+                if a is not None or b is not None:
+                    # What one of the networks alone depends on has no effect in the other.
+                    moments.update(b.new_zeros(b.shape) if a is None else a, a.new_zeros(a.shape) if b is None else b)
 
-    def see(self, site: ActivationSite, tensor: Any) -> None:
-        """Take note of a tensor that passes a site."""
-        if site in self.moments:
-            torch = require("torch", "torch")
+    def add_up(self, ranks: Ranks) -> None:
+        """Take in what every other rank has seen."""
+        for moments in self._moments.values():
+            moments.add_up(ranks)
+
+    def added_to(self, similarity: Any, group: str) -> Any:
+        """Return a similarity matrix of a group's units with the correlations of its gradients added."""
+        for site, moments in self._moments.items():
+            if site.group == group:
+                similarity = similarity + moments.correlation()
+        require_finite(similarity, f"the gradients of the loss in group {group!r}")
+        return similarity
+
+    def _back(self, state: Mapping[str, Any], inputs: Any, targets: Any, number: int) -> Gradients:
+        torch = require("torch", "torch")
+        passed: list[tuple[ActivationSite, Any]] = []
+
+        def see(site: ActivationSite, tensor: Any) -> None:
             # Not the tensor: the module after this one may work in place, and make it stand for something else.
             edge = torch.autograd.graph.get_gradient_edge(tensor) if tensor.requires_grad else None
-            self._passed.append((site, edge))
+            passed.append((site, edge))
 
-    def back(self, outputs: Any, targets: Any, number: int) -> Gradients:
-        """Go back through the network that has just run on batch `number`."""
-        passed, self._passed = self._passed, []
-        found: Gradients = {site: [] for site in self.moments}
+        with torch.enable_grad():
+            with removed_afterwards(watch(self._model, self._moments, see)):
+                outputs = call(self._model, state, inputs)
+            loss = _checked(self._loss(outputs, targets), number)
         edges = [edge for _, edge in passed if edge is not None]
-        gradients = iter(self._gradients(self._checked(outputs, targets, number), edges, len(targets)))
+        gradients = iter(_gradients(loss, edges, len(targets)))
+        found: Gradients = {site: [] for site in self._moments}
         for site, edge in passed:
             gradient = None if edge is None else next(gradients)
             found[site].append(None if gradient is None else site.samples(gradient, self._sizes[site.group]))
         return found
 
-    def update(self, of_a: Gradients, of_b: Gradients) -> None:
-        """Take in one batch; what only one of the networks depends on has no effect in the other."""
-        for site, moments in self.moments.items():
-            for a, b in zip(of_a[site], of_b[site], strict=True):
-                if a is not None or b is not None:
-                    moments.update(b.new_zeros(b.shape) if a is None else a, a.new_zeros(a.shape) if b is None else b)
 
-    def _checked(self, outputs: Any, targets: Any, number: int) -> Any:
-        loss = self._loss(outputs, targets)
-        value = one_number(loss)
-        if not math.isfinite(value):
-            raise ValueError(f"the loss of batch {number} is {value}; expected a finite number")
-        if not getattr(loss, "requires_grad", False):
-            raise ValueError(
-                f"no gradient passes through the loss of batch {number}; expected what torch computes from the outputs"
-            )
-        return loss
+def require_finite(similarity: Any, what: str) -> None:
+    """Raise a ValueError if a matrix that was made from `what` holds NaN or infinity."""
+    if not bool((abs(similarity) < float("inf")).all()):
+        raise ValueError(f"{what} hold NaN or infinity; expected finite numbers")
 
-    def _gradients(self, loss: Any, edges: list[Any], examples: int) -> tuple[Any, ...]:
-        """Return the gradients of the loss summed over the examples: those of its mean hang on the batch's length."""
-        if not edges:
-            return ()
-        factor = min(float(examples), _STEEPEST)
-        torch = require("torch", "torch")
-        found = torch.autograd.grad(loss, edges, loss.new_full(loss.shape, factor), allow_unused=True)
-        return tuple(None if one is None else one * (examples / factor) for one in found)
+
+def _differentiable(model: torch.nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same memory, the parameters under tensors that a gradient passes through; buffers have none."""
+    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {
+        name: tensor.detach().requires_grad_(name in learned and tensor.is_floating_point())
+        for name, tensor in state.items()
+    }
+
+
+def _checked(loss: Any, number: int) -> Any:
+    value = one_number(loss)
+    if not math.isfinite(value):
+        raise ValueError(f"the loss of batch {number} is {value}; expected a finite number")
+    if not getattr(loss, "requires_grad", False):
+        raise ValueError(
+            f"no gradient passes through the loss of batch {number}; expected what torch computes from the outputs"
+        )
+    return loss
+
+
+def _gradients(loss: Any, edges: list[Any], examples: int) -> tuple[Any, ...]:
+    """Return the gradients of the loss summed over the examples: those of its mean hang on the batch's length."""
+    if not edges:
+        return ()
+    factor = min(float(examples), _STEEPEST)
+    torch = require("torch", "torch")
+    found = torch.autograd.grad(loss, edges, loss.new_full(loss.shape, factor), allow_unused=True)
+    return tuple(None if one is None else one * (examples / factor) for one in found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -25,7 +25,7 @@ from rebasin_fast._arrays import (
 )
 from rebasin_fast._distributed import Ranks
 from rebasin_fast._extras import require
-from rebasin_fast._gradients import GradientMoments
+from rebasin_fast._gradients import GradientMoments, require_finite
 from rebasin_fast._modules import call, in_mode, inputs_of, removed_afterwards, state_for
 from rebasin_fast._moments import CrossMoments
 from rebasin_fast._nested_assignment import family_of, solve_nested
@@ -207,14 +207,25 @@ def activation_matching(
         found = operators.completed(by_group, inputs_of(waiting[0][1], 0)) if waiting else None
         by_group = next((one for one in ranks.gather(found) if one is not None), by_group)  # alike on all ranks
         require_sites(spec, by_group)
-    statistics = _Statistics(structure.sizes, by_group, similarity, states[0], operators, loss)
-    with in_mode(model, training=False), torch.set_grad_enabled(loss is not None), statistics.watching(model):
+    statistics = _Statistics(structure.sizes, by_group, similarity, states[0], operators)
+    gradients = None if loss is None else GradientMoments(loss, structure.sizes, by_group, model, states)
+    with in_mode(model, training=False), torch.no_grad(), statistics.watching(model):
         for done, batch in chain(_taken(waiting), remaining):
-            statistics.see(model, states, batch, done)
+            pair = None if gradients is None else pair_of(batch, done)
+            statistics.see(model, states, inputs_of(batch, done))
+            if gradients is not None and pair is not None:
+                gradients.see(*pair, done)
             if progress is not None:
                 progress("activation matching", done + 1, total)
     statistics.add_up(ranks)
-    solved = _solve(structure, statistics, ranks)
+    if gradients is not None:
+        gradients.add_up(ranks)
+
+    def similarity_of(group: str) -> Any:
+        found = statistics.similarity(group)
+        return readable(found if gradients is None else gradients.added_to(found, group))
+
+    solved = _solve(structure, similarity_of, ranks)
     return ActivationMatching(
         {group: solved[group][0] for group in spec.groups},
         {group: solved[group][1] for group in spec.groups},
@@ -284,7 +295,6 @@ class _Statistics:
         similarity: Similarity,
         state: Mapping[str, Any],
         operators: _Operators,
-        loss: Loss | None = None,
     ) -> None:
         device = next(iter(state.values())).device
         self._sizes, self._by_group, self._similarity = sizes, by_group, similarity
@@ -299,8 +309,6 @@ class _Statistics:
         self._operators = operators
         self._inside = [site for site in self._moments if isinstance(site, OperatorSite)]
         self._fitting: Mapping[OperatorSite, OperatorSite] = {}
-        shown = [site for site in self._moments if isinstance(site, ActivationSite)]
-        self._gradients = None if loss is None else GradientMoments(loss, sizes, shown, device)
 
     @contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:
@@ -309,34 +317,22 @@ class _Statistics:
         with removed_afterwards(watch(model, sites, self._see_tensor)):
             yield
 
-    def see(self, model: torch.nn.Module, states: Sequence[Mapping[str, Any]], batch: Any, number: int) -> None:
-        """Run both networks on batch `number` and take in what passes the sites; targets matter with a loss only."""
-        inputs, targets = (inputs_of(batch, number), None) if self._gradients is None else pair_of(batch, number)
-        if targets is not None and not len(targets):
-            return  # a mean over no examples is not a number
+    def see(self, model: torch.nn.Module, states: Sequence[Mapping[str, Any]], inputs: Any) -> None:
+        """Run both networks on one batch and take in what passes the sites."""
         self._fitting = self._operators.fitting(self._inside, inputs)
-        gradients = []
         with watch_operators(model, self._inside, self._see_tensor) if self._inside else nullcontext():
             for first, state in zip((True, False), states, strict=True):
                 self._first = first
-                if self._gradients is None:
-                    call(model, state, inputs)
-                else:
-                    outputs = call(model, self._gradients.differentiable(model, state), inputs)
-                    gradients.append(self._gradients.back(outputs, targets, number))
+                call(model, state, inputs)
         self._first = None
         for site, left in self._seen_in_a.items():
             if left:
                 raise ValueError(f"the {site} passed by more often in A than in B; expected equally often")
-        if self._gradients is not None:
-            self._gradients.update(*gradients)
 
     def _see_tensor(self, site: Site, tensor: Any) -> None:
         if self._first is None:
             return
         now = self._fitting.get(site, site) if isinstance(site, OperatorSite) else site
-        if self._gradients is not None and isinstance(site, ActivationSite):
-            self._gradients.see(site, tensor)
         samples = now.samples(tensor, self._sizes[site.group])
         if self._first:
             # A copy: the module after this one may work in place.
@@ -348,7 +344,7 @@ class _Statistics:
 
     def add_up(self, ranks: Ranks) -> None:
         """Take in what every other rank has seen."""
-        for moments in dict.fromkeys([*self._moments.values(), *self._of_gradients().values()]):
+        for moments in dict.fromkeys(self._moments.values()):
             moments.add_up(ranks)
         silent = [group for group, sites in self._by_group.items() if sites and self.samples(group) == 0]
         if silent:
@@ -363,23 +359,11 @@ class _Statistics:
             return np.zeros((self._sizes[group],) * 2)
         inner = self._similarity == "inner"
         similarity = sum(moments.inner() if inner else moments.correlation() for moments in self._of(group))
-        _require_finite(similarity, f"the activations of group {group!r}")
-        for site, moments in self._of_gradients().items():
-            if site.group == group:
-                similarity = similarity + moments.correlation()
-        _require_finite(similarity, f"the gradients of the loss in group {group!r}")
-        return readable(similarity)
-
-    def _of_gradients(self) -> dict[ActivationSite, CrossMoments]:
-        return {} if self._gradients is None else self._gradients.moments
+        require_finite(similarity, f"the activations of group {group!r}")
+        return similarity
 
     def _of(self, group: str) -> list[CrossMoments]:
         return list(dict.fromkeys(self._moments[site] for site in self._by_group[group]))
-
-
-def _require_finite(similarity: Any, what: str) -> None:
-    if not bool((abs(similarity) < float("inf")).all()):
-        raise ValueError(f"{what} hold NaN or infinity; expected finite numbers")
 
 
 def _solved(structure: Structure, root: str, similarity: dict[str, Array]) -> dict[str, Index]:
@@ -388,12 +372,14 @@ def _solved(structure: Structure, root: str, similarity: dict[str, Array]) -> di
     return {group: index_beside(order, similarity[group]) for group, order in found.items()}
 
 
-def _solve(structure: Structure, statistics: _Statistics, ranks: Ranks) -> dict[str, tuple[IndexArray, float]]:
+def _solve(
+    structure: Structure, similarity_of: Callable[[str], Array], ranks: Ranks
+) -> dict[str, tuple[IndexArray, float]]:
     """Solve each assignment problem, groups with those in their blocks, on one of the ranks; bring them together."""
     own: dict[str, tuple[IndexArray, float]] = {}
     roots = [group for group in structure.sizes if not isinstance(structure.blocks.get(group), str)]
     for root in roots[ranks.rank :: ranks.size]:
-        similarity = {group: statistics.similarity(group) for group in family_of(structure, root)}
+        similarity = {group: similarity_of(group) for group in family_of(structure, root)}
         for group, permutation in _solved(structure, root, similarity).items():
             (matched,) = numbers(total(cells(similarity[group], permutation)))
             own[group] = index_to_numpy(permutation), matched
