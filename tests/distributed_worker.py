@@ -46,6 +46,29 @@ def check_activation_matching(model, a, b, batches, own, world):
     assert same(got.permutation, want.permutation)
 
 
+def check_failures(model, a, b, batches, world):
+    """What fails on one rank fails on all, rather than leave the others waiting."""
+
+    class UnsendableError(ValueError):
+        def __init__(self, first, second):
+            super().__init__(first + second)
+
+    def batch(at):
+        if dist.get_rank() == 1 and at == 1:
+            raise UnsendableError("no such ", "batch")
+        return batches[at]
+
+    for call in (
+        lambda own: activation_matching(SPEC, model, a, b, own, process_group=world),
+        lambda own: reset_batch_norm(model, a, own, process_group=world),
+        lambda own: repair(SPEC, model, a, [a, b], own, process_group=world),
+    ):
+        assert "no such batch" in raises((UnsendableError, RuntimeError), lambda call=call: call(map(batch, range(2))))
+    wrong = batches if dist.get_rank() == 0 else ["no batch"]
+    message = raises(TypeError, lambda: activation_matching(SPEC, model, a, b, wrong, process_group=world))
+    assert "batch 0 is a str" in message
+
+
 def check_after_the_merge(model, a, b, batches, own, world):
     # A single batch on each rank: pooled as two batches in one process.
     params = interpolate(a, b, 0.5)
@@ -94,6 +117,7 @@ def main() -> None:
     pairs = [(x, x) for x in batches]
     check_activation_matching(model, a, b, pairs, pairs[rank::size], world)
     check_after_the_merge(model, a, b, batches, batches[rank::size], world)
+    check_failures(model, a, b, batches, world)
     check_merge_many(models, folder, world)
     in_numpy = [{name: tensor.numpy() for name, tensor in params.items()} for params in models]
     assert "expected torch tensors" in raises(TypeError, lambda: merge_many(SPEC, in_numpy, process_group=world))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,7 +9,7 @@ from rebasin_fast._distributed import Ranks
 from rebasin_fast._extras import require
 from rebasin_fast._modules import call, removed_afterwards
 from rebasin_fast._moments import CrossMoments
-from rebasin_fast.evaluate import Loss, one_number
+from rebasin_fast.evaluate import Loss, checked_gradient
 from rebasin_fast.sites import ActivationSite, watch
 
 if TYPE_CHECKING:
@@ -92,7 +91,8 @@ class GradientMoments:
         with torch.enable_grad():
             with removed_afterwards(watch(self._model, self._moments, see)):
                 outputs = call(self._model, state, inputs)
-            loss = _checked(self._loss(outputs, targets), number)
+            loss = self._loss(outputs, targets)
+        checked_gradient(loss, f"of batch {number}")
         edges = [edge for _, edge in passed if edge is not None]
         gradients = iter(_gradients(loss, edges, len(targets)))
         found: Gradients = {site: [] for site in self._moments}
@@ -115,17 +115,6 @@ def _differentiable(model: torch.nn.Module, state: Mapping[str, Any]) -> dict[st
         name: tensor.detach().requires_grad_(name in learned and tensor.is_floating_point())
         for name, tensor in state.items()
     }
-
-
-def _checked(loss: Any, number: int) -> Any:
-    value = one_number(loss)
-    if not math.isfinite(value):
-        raise ValueError(f"the loss of batch {number} is {value}; expected a finite number")
-    if not getattr(loss, "requires_grad", False):
-        raise ValueError(
-            f"no gradient passes through the loss of batch {number}; expected what torch computes from the outputs"
-        )
-    return loss
 
 
 def _gradients(loss: Any, edges: list[Any], examples: int) -> tuple[Any, ...]:

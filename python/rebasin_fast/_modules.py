@@ -36,6 +36,8 @@ def state_for(model: torch.nn.Module, params: Parameters, name: str = "params") 
     torch = require("torch", "torch")
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{name} is of type {type(params).__name__}; expected a state dict")
     own = model.state_dict()
     missing = [key for key in own if key not in params]
     unknown = [key for key in params if key not in own]

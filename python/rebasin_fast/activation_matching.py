@@ -199,24 +199,36 @@ def activation_matching(
     structure = Structure(spec.group_sizes(params_a), spec.blocks)
     total = len(batches) if isinstance(batches, Sized) else 0
     remaining = enumerate(batches)
-    waiting = list(islice(remaining, 1))  # taken out again when its turn comes, as no batch is kept
-    if waiting and prove:
-        require_proof(spec, model, params_a, few_examples(inputs_of(waiting[0][1], 0)))
+    waiting: list[tuple[int, Any]] = []  # the first; taken out again when its turn comes, as no batch is kept
     operators = _Operators(spec, model)
+
+    def look() -> dict[str, tuple[Site, ...]] | None:
+        waiting.extend(islice(remaining, 1))
+        if not waiting:
+            return None
+        inputs = inputs_of(waiting[0][1], 0)
+        if prove:
+            require_proof(spec, model, params_a, few_examples(inputs))
+        return operators.completed(by_group, inputs) if isinstance(sites, str) else None
+
+    found = ranks.together(look)
     if isinstance(sites, str):
-        found = operators.completed(by_group, inputs_of(waiting[0][1], 0)) if waiting else None
         by_group = next((one for one in ranks.gather(found) if one is not None), by_group)  # alike on all ranks
         require_sites(spec, by_group)
     statistics = _Statistics(structure.sizes, by_group, similarity, states[0], operators)
     gradients = None if loss is None else GradientMoments(loss, structure.sizes, by_group, model, states)
-    with in_mode(model, training=False), torch.no_grad(), statistics.watching(model):
-        for done, batch in chain(_taken(waiting), remaining):
-            pair = None if gradients is None else pair_of(batch, done)
-            statistics.see(model, states, inputs_of(batch, done))
-            if gradients is not None and pair is not None:
-                gradients.see(*pair, done)
-            if progress is not None:
-                progress("activation matching", done + 1, total)
+
+    def see_all() -> None:
+        with in_mode(model, training=False), torch.no_grad(), statistics.watching(model):
+            for done, batch in chain(_taken(waiting), remaining):
+                pair = None if gradients is None else pair_of(batch, done)
+                statistics.see(model, states, inputs_of(batch, done))
+                if gradients is not None and pair is not None:
+                    gradients.see(*pair, done)
+                if progress is not None:
+                    progress("activation matching", done + 1, total)
+
+    ranks.together(see_all)
     statistics.add_up(ranks)
     if gradients is not None:
         gradients.add_up(ranks)
