@@ -113,8 +113,8 @@ def straight_through(
     epochs : int, default 10
         Passes over the batches.
     optimizer : callable, optional
-        Makes the optimiser from a list of tensors; by default Adam with learning rate 0.001. The paper's, for 250
-        epochs: ``lambda tensors: torch.optim.SGD(tensors, lr=0.01, momentum=0.9)``.
+        Makes the optimiser from a list of tensors, also one that asks for a closure (LBFGS); by default Adam with
+        learning rate 0.001. The paper's, for 250 epochs: ``lambda tensors: torch.optim.SGD(tensors, lr=0.01, momentum=0.9)``.
     loss : callable, optional
         As in `evaluate`: (outputs, targets) to the mean loss over the batch.
     validation : iterable of (inputs, targets), optional
@@ -146,9 +146,9 @@ def straight_through(
     TypeError
         An argument, or a batch, is of the wrong type.
     ValueError
-        A state dict that fits neither `spec` nor `model`, or holds NaN or infinity; no batches; a loss that is NaN or
-        infinite; an option out of its range; a spec that is not one of `model`, naming the groups that change its
-        outputs.
+        A state dict that fits neither `spec` nor `model`, or holds NaN or infinity; no examples; a loss that is NaN or
+        infinite, or that no gradient passes through; an option out of its range; a spec that is not one of `model`,
+        naming the groups that change its outputs.
     ImportError
         Without torch.
 
