@@ -114,7 +114,8 @@ def straight_through(
         Passes over the batches.
     optimizer : callable, optional
         Makes the optimiser from a list of tensors, also one that asks for a closure (LBFGS); by default Adam with
-        learning rate 0.001. The paper's, for 250 epochs: ``lambda tensors: torch.optim.SGD(tensors, lr=0.01, momentum=0.9)``.
+        learning rate 0.001. The paper's, for 250 epochs:
+        ``lambda tensors: torch.optim.SGD(tensors, lr=0.01, momentum=0.9)``.
     loss : callable, optional
         As in `evaluate`: (outputs, targets) to the mean loss over the batch.
     validation : iterable of (inputs, targets), optional
