@@ -185,7 +185,8 @@ def test_with_a_loss_planted_permutations_come_back(network):
     assert same(found.permutation, invert(planted))
 
 
-def test_with_a_loss_the_model_is_left_as_it_was():
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_with_a_loss_the_model_is_left_as_it_was(off):
     spec, build, shape = NETWORKS["resnet20 batch norm"]
     model = randomise(build(), 3).train()
     model.bn1.eval()
@@ -197,7 +198,7 @@ def test_with_a_loss_the_model_is_left_as_it_was():
     x, targets = inputs(shape, 12, dtype=torch.float32), torch.arange(12) % 5
     a, b = ({name: tensor.clone() for name, tensor in randomise(build(), seed).state_dict().items()} for seed in (1, 2))
     a["conv1.weight"].requires_grad_()
-    with torch.no_grad():  # of the caller's: gradients are ours to switch on
+    with off():  # of the caller's: gradients are ours to switch on
         found = activation_matching(spec, model, a, b, [(x, targets)], loss=nn.functional.cross_entropy)
         assert not torch.is_grad_enabled()
     plain = activation_matching(spec, model, a, b, [x])
@@ -410,6 +411,7 @@ def test_bad_input_is_named():
         ({"spec": 3}, TypeError, "spec is of type int"),
         ({"loss": "cross_entropy"}, TypeError, "loss is of type str; expected a function of outputs and targets"),
         ({"loss": lambda out, _: out}, TypeError, "batch 0 is a Tensor; expected a pair"),
+        ({"loss": lambda out, _: out, "batches": [{"x": x}]}, TypeError, "batch 0 is a dict; expected a pair"),
         ({"loss": lambda out, _: out, "batches": [(x, x)]}, ValueError, r"loss returned a tensor of shape \(24, 5\)"),
         ({"loss": lambda out, _: out, "batches": [(x,)]}, ValueError, "batch 0 has 1 items; expected 2"),
         ({"loss": lambda out, _: out, "batches": [(x, None)]}, TypeError, "targets of batch 0 are NoneType"),

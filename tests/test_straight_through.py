@@ -311,11 +311,13 @@ def test_bad_input_is_named():
             run(**change)
 
 
-def test_gradients_are_switched_on_where_the_caller_has_them_off():
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_switched_on_where_the_caller_has_them_off(off):
     model, a, b = MLP(WIDTHS).double(), state(MLP(WIDTHS).double(), 1), state(MLP(WIDTHS).double(), 2)
-    want = straight_through(SPEC, model, a, b, batches(), epochs=2)
-    with torch.no_grad():
-        got = straight_through(SPEC, model, a, b, batches(), epochs=2)
+    data = batches()
+    want = straight_through(SPEC, model, a, b, data, epochs=2)
+    with off():
+        got = straight_through(SPEC, model, a, b, data, epochs=2)
         assert not torch.is_grad_enabled()
     assert got.losses == want.losses
 

@@ -50,7 +50,7 @@ class GradientMoments:
         states: Sequence[Mapping[str, Any]],
     ) -> None:
         self._loss, self._sizes, self._model = loss, sizes, model
-        self._states = [_differentiable(model, state) for state in states]
+        self._states = states
         device = next(iter(states[0].values())).device
         sites = [site for of_group in by_group.values() for site in of_group if isinstance(site, ActivationSite)]
         self._moments = {site: CrossMoments(sizes[site.group], device) for site in sites}
@@ -88,9 +88,9 @@ class GradientMoments:
             edge = torch.autograd.graph.get_gradient_edge(tensor) if tensor.requires_grad else None
             passed.append((site, edge))
 
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             with removed_afterwards(watch(self._model, self._moments, see)):
-                outputs = call(self._model, state, inputs)
+                outputs = call(self._model, _differentiable(self._model, state), inputs)
             loss = self._loss(outputs, targets)
         checked_gradient(loss, f"of batch {number}")
         edges = [edge for _, edge in passed if edge is not None]

@@ -44,10 +44,11 @@ def state_for(model: torch.nn.Module, params: Parameters, name: str = "params") 
     if missing or unknown:
         raise ValueError(f"{name} does not fit the model; missing: {missing}, unknown: {unknown}")
     buffers = dict(model.named_buffers(remove_duplicate=False))
-    state = {key: buffer.clone() for key, buffer in buffers.items() if key not in own}
-    for key, expected in own.items():
-        tensor = _as_tensor(f"{name}[{key!r}]", params[key], expected)
-        state[key] = tensor.clone() if key in buffers else tensor
+    with torch.inference_mode(False):  # where the caller is in it: methods that learn need tensors of the other kind
+        state = {key: buffer.clone() for key, buffer in buffers.items() if key not in own}
+        for key, expected in own.items():
+            tensor = _as_tensor(f"{name}[{key!r}]", params[key], expected)
+            state[key] = tensor.clone() if key in buffers else tensor
     return state
 
 

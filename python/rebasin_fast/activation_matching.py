@@ -209,7 +209,7 @@ def activation_matching(
         waiting.extend(islice(remaining, 1))
         if not waiting:
             return None
-        inputs = inputs_of(waiting[0][1], 0)
+        inputs = inputs_of(waiting[0][1], 0) if loss is None else pair_of(waiting[0][1], 0)[0]
         if prove:
             require_proof(spec, model, params_a, few_examples(inputs))
         return operators.completed(by_group, inputs) if isinstance(sites, str) else None

@@ -428,7 +428,4 @@ def _check_options(spec: object, models: object, seed: object, max_sweeps: objec
     if not models:
         raise ValueError("models is empty; expected at least one")
     positive_integer(max_sweeps, "max_sweeps")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed is {seed!r}; expected an integer")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0")
+    check_integer("seed", seed, 0)

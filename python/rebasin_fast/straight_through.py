@@ -20,6 +20,7 @@ from rebasin_fast.evaluate import Loss, checked_gradient, cross_entropy, evaluat
 from rebasin_fast.permute import Permutation, identity_permutation, validate_permutation
 from rebasin_fast.prove import few_examples, require_proof
 from rebasin_fast.spec import PermutationSpec, positive_integer
+from rebasin_fast.weight_matcher import check_integer
 from rebasin_fast.weight_matching import weight_matching
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ class _Search:
         """Return the loss at the midpoint, and leave its gradient at theta~_B."""
         torch = require("torch", "torch")
         where = f"at step {len(self.losses)}"
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             middle = {name: self._middle(name).requires_grad_() for name in self.free}
             # Buffers such as running statistics are A's, copied by `state_for`: in training mode none is read.
             state = dict(self.a) | {name: tensor.to(self.a[name].dtype) for name, tensor in middle.items()}
@@ -355,7 +356,4 @@ def _check_options(spec: object, epochs: object, seed: object) -> None:
     if not isinstance(spec, PermutationSpec):
         raise TypeError(f"spec is of type {type(spec).__name__}; expected a PermutationSpec")
     positive_integer(epochs, "epochs")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed is {seed!r}; expected an integer")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0")
+    check_integer("seed", seed, 0)
