@@ -15,6 +15,8 @@ several starts each has a line, and all are given the same pairs. "lowest" is th
 Memory is the rise of the resident set over what it was with both networks loaded; beside it stands what is promised:
 max_cache_bytes, or three times all cost matrices if that is less (they, their fixed parts, and the gradients of
 Frank-Wolfe steps), and twice the largest.
+The C library keeps what small arrays leave behind, some MiB in this column; with MALLOC_MMAP_THRESHOLD_=65536 in the
+environment it does not, and the column shows what is allocated. That takes time, so it is a run of its own.
 """
 
 from __future__ import annotations

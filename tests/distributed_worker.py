@@ -32,8 +32,9 @@ def raises(error, call):
 
 def check_activation_matching(model, a, b, batches, own, world):
     # Before the nonlinearity: dead units would tie, and rounding decide.
-    for similarity in ("inner", "correlation"):
-        options = {"sites": "output", "similarity": similarity}
+    learned = {"similarity": "correlation", "loss": lambda outputs, x: outputs[:, 0].mul(x.mean((1, 2, 3))).mean()}
+    for how in ({"similarity": "inner"}, learned, {"similarity": "correlation"}):
+        options = {"sites": "output", **how}
         want = activation_matching(SPEC, model, a, b, batches, **options)
         got = activation_matching(SPEC, model, a, b, own, process_group=world, **options)
         assert same(got.permutation, want.permutation)
@@ -43,6 +44,29 @@ def check_activation_matching(model, a, b, batches, own, world):
     none = batches if dist.get_rank() == 0 else []
     got = activation_matching(SPEC, model, a, b, none, process_group=world, **options)
     assert same(got.permutation, want.permutation)
+
+
+def check_failures(model, a, b, batches, world):
+    """What fails on one rank fails on all, rather than leave the others waiting."""
+
+    class UnsendableError(ValueError):
+        def __init__(self, first, second):
+            super().__init__(first + second)
+
+    def batch(at):
+        if dist.get_rank() == 1 and at == 1:
+            raise UnsendableError("no such ", "batch")
+        return batches[at]
+
+    for call in (
+        lambda own: activation_matching(SPEC, model, a, b, own, process_group=world),
+        lambda own: reset_batch_norm(model, a, own, process_group=world),
+        lambda own: repair(SPEC, model, a, [a, b], own, process_group=world),
+    ):
+        assert "no such batch" in raises((UnsendableError, RuntimeError), lambda call=call: call(map(batch, range(2))))
+    wrong = batches if dist.get_rank() == 0 else ["no batch"]
+    message = raises(TypeError, lambda: activation_matching(SPEC, model, a, b, wrong, process_group=world))
+    assert "batch 0 is a str" in message
 
 
 def check_after_the_merge(model, a, b, batches, own, world):
@@ -90,8 +114,10 @@ def main() -> None:
     x = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batches = list(x.split(6))
     a, b = models[:2]
-    check_activation_matching(model, a, b, batches, batches[rank::size], world)
+    pairs = [(x, x) for x in batches]
+    check_activation_matching(model, a, b, pairs, pairs[rank::size], world)
     check_after_the_merge(model, a, b, batches, batches[rank::size], world)
+    check_failures(model, a, b, batches, world)
     check_merge_many(models, folder, world)
     in_numpy = [{name: tensor.numpy() for name, tensor in params.items()} for params in models]
     assert "expected torch tensors" in raises(TypeError, lambda: merge_many(SPEC, in_numpy, process_group=world))

@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 import reference
@@ -142,6 +143,125 @@ def test_permuted_network_computes_the_same_function(network):
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10 * float(want.abs().max()))
 
 
+def correlations(one, other):
+    """Return Pearson's correlations of the columns; zeros where one never changes."""
+    one, other = one - one.mean(0), other - other.mean(0)
+    scale = np.sqrt((one**2).sum(0))[:, None] * np.sqrt((other**2).sum(0))
+    return np.divide(one.T @ other, scale, out=np.zeros_like(scale), where=scale > 1e-12)
+
+
+def test_with_a_loss_the_correlations_of_its_gradients_are_added():
+    spec, build, shape = NETWORKS["mlp"]
+    model = build().double()
+    a, b, x = state(model, 1), state(model, 2), inputs(shape, 60)
+    targets = torch.arange(60) % 5
+    ways = []
+    for params in (a, b):
+        before = [(x @ params["layer0.weight"].T + params["layer0.bias"]).requires_grad_()]
+        after = [before[0].relu()]
+        before.append(after[0] @ params["layer1.weight"].T + params["layer1.bias"])
+        after.append(before[1].relu())
+        outputs = after[1] @ params["layer2.weight"].T + params["layer2.bias"]
+        tensors = [*before, *after]
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(outputs, targets, reduction="sum"), tensors)
+        ways.append([tensor.detach().numpy() for tensor in (*tensors, *gradients)])
+    batches = list(zip(x.split(25), targets.split(25), strict=True))  # the last one is shorter
+    found = activation_matching(spec, model, a, b, batches, loss=nn.functional.cross_entropy)
+    for k, group in enumerate(("P_0", "P_1")):
+        S = sum(correlations(one, other) for one, other in zip(*(way[k::2] for way in ways), strict=True))
+        rows, columns = linear_sum_assignment(S, maximize=True)
+        assert found.objective[group] == pytest.approx(S[rows, columns].sum(), rel=1e-9)
+        assert S[rows, found.permutation[group]].sum() == pytest.approx(S[rows, columns].sum(), rel=1e-9)
+    assert found.samples == activation_matching(spec, model, a, b, [x]).samples
+
+
+def test_with_a_loss_planted_permutations_come_back(network):
+    spec, model, shape = network
+    a, x = state(model, 3), inputs(shape)
+    planted = random_permutation(spec, seed=4)
+    batches = [(x, torch.arange(len(x)) % 5)]
+    b = apply_permutation(spec, planted, a)
+    found = activation_matching(spec, model, a, b, batches, loss=nn.functional.cross_entropy)
+    assert same(found.permutation, invert(planted))
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_with_a_loss_the_model_is_left_as_it_was(off):
+    spec, build, shape = NETWORKS["resnet20 batch norm"]
+    model = randomise(build(), 3).train()
+    model.bn1.eval()
+    for k, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(k % 2 == 0)
+        parameter.grad = torch.full_like(parameter, k)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    x, targets = inputs(shape, 12, dtype=torch.float32), torch.arange(12) % 5
+    a, b = ({name: tensor.clone() for name, tensor in randomise(build(), seed).state_dict().items()} for seed in (1, 2))
+    a["conv1.weight"].requires_grad_()
+    with off():  # of the caller's: gradients are ours to switch on
+        found = activation_matching(spec, model, a, b, [(x, targets)], loss=nn.functional.cross_entropy)
+        assert not torch.is_grad_enabled()
+    plain = activation_matching(spec, model, a, b, [x])
+    assert all(found.objective[group] != objective for group, objective in plain.objective.items())
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    for k, parameter in enumerate(model.parameters()):
+        assert parameter.requires_grad == (k % 2 == 0)
+        assert torch.equal(parameter.grad, torch.full_like(parameter, k))
+    assert [name for name, tensor in a.items() if tensor.requires_grad] == ["conv1.weight"]
+    assert all(tensor.grad is None for params in (a, b) for tensor in params.values())
+
+
+def test_gradients_of_half_precision_neither_vanish_nor_overflow():
+    spec, build, shape = NETWORKS["mlp"]
+    model = build()
+    a, b = ({name: t.float() for name, t in state(model, seed).items()} for seed in (1, 2))
+    x = inputs(shape, 66_000, dtype=torch.float32)  # the mean's gradients are below float16's least number
+    targets = torch.arange(len(x)) % 5
+    loss = lambda outputs, y: 1e-3 * nn.functional.cross_entropy(outputs.float(), y).to(outputs.dtype)  # noqa: E731
+    want = activation_matching(spec, model, a, b, [(x, targets)], loss=loss)
+    half = [{name: tensor.half() for name, tensor in params.items()} for params in (a, b)]
+    found = activation_matching(spec, model, *half, [(x.half(), targets)], loss=loss)
+    for group, objective in want.objective.items():
+        assert found.objective[group] == pytest.approx(objective, rel=0.01)
+
+
+def test_what_the_loss_does_not_depend_on_adds_nothing():
+    """The second layer's units have no way to it; the first one's have one in A alone."""
+
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.aside, self.leave = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(6, 2)
+            self.register_buffer("open", torch.ones(()))
+
+        def forward(self, x):
+            z = torch.relu(self.enter(x))
+            return self.leave(z if self.open > 0 else z.detach()), torch.relu(self.aside(z))
+
+    spec = PermutationSpec.from_axes_to_perm(
+        {
+            "enter.weight": ("P", None),
+            "enter.bias": ("P",),
+            "aside.weight": ("Q", "P"),
+            "aside.bias": ("Q",),
+            "leave.weight": (None, "P"),
+            "leave.bias": (None,),
+            "open": (),
+        }
+    )
+    model = Gate().double()
+    a, b, x = state(model, 1), state(model, 2), inputs((4,), 40)
+    batches = [(x, torch.arange(len(x)) % 2)]
+    options = {"loss": lambda outputs, y: nn.functional.cross_entropy(outputs[0], y), "prove": False}
+    plain = activation_matching(spec, model, a, b, [x], prove=False)
+    for open_in_b in (1, 0):
+        closed = b | {"open": torch.tensor(float(open_in_b), dtype=torch.float64)}
+        found = activation_matching(spec, model, a, closed, batches, **options)
+        assert (found.objective["P"] > plain.objective["P"]) == bool(open_in_b)
+        assert found.objective["Q"] == plain.objective["Q"]
+
+
 def test_no_split_order_or_packing_of_the_batches_matters():
     spec, build, shape = NETWORKS["resnet20 batch norm"]
     model = build().double()
@@ -206,6 +326,11 @@ def test_in_place_activations_do_not_spoil_outputs():
     a, b, x = state(plain, 1), state(plain, 2), inputs((6,), 40)
     want, got = (activation_matching(spec, m, a, b, [x], sites="output") for m in (plain, in_place))
     assert got.objective == want.objective
+    batches = [(x, torch.arange(len(x)) % 3)]
+    options = {"sites": "output", "loss": nn.functional.cross_entropy}
+    with_loss, got = (activation_matching(spec, m, a, b, batches, **options) for m in (plain, in_place))
+    assert got.objective == with_loss.objective
+    assert all(got.objective[group] > objective for group, objective in want.objective.items())
     named = activation_matching(spec, plain, a, b, [x], sites={"P_0": ["1"]})
     assert same(named.permutation, activation_matching(spec, plain, a, b, [x], sites="input").permutation)
     assert named.sites == {"P_0": (ActivationSite("1", "P_0"),)}
@@ -272,6 +397,7 @@ def test_bad_input_is_named():
         **{"spec": spec, "model": model, "params_a": a, "params_b": b, "batches": [x], **other}
     )
     missing = {name: tensor for name, tensor in b.items() if name != "layer1.bias"}
+    steep = lambda out, _: (out - out.detach()).abs().sqrt().mean()  # noqa: E731  # finite, its gradient not
     for change, error, message in (
         ({"sites": "everywhere"}, ValueError, "sites is 'everywhere'; expected 'input', 'output', 'both' or"),
         ({"similarity": "cosine"}, ValueError, "similarity is 'cosine'; expected 'inner' or 'correlation'"),
@@ -283,6 +409,18 @@ def test_bad_input_is_named():
         ({"batches": [x * float("nan")]}, ValueError, "activations of group 'P_0' hold NaN or infinity"),
         ({"model": 3}, TypeError, "model is a int"),
         ({"spec": 3}, TypeError, "spec is of type int"),
+        ({"loss": "cross_entropy"}, TypeError, "loss is of type str; expected a function of outputs and targets"),
+        ({"loss": lambda out, _: out}, TypeError, "batch 0 is a Tensor; expected a pair"),
+        ({"loss": lambda out, _: out, "batches": [{"x": x}]}, TypeError, "batch 0 is a dict; expected a pair"),
+        ({"loss": lambda out, _: out, "batches": [(x, x)]}, ValueError, r"loss returned a tensor of shape \(24, 5\)"),
+        ({"loss": lambda out, _: out, "batches": [(x,)]}, ValueError, "batch 0 has 1 items; expected 2"),
+        ({"loss": lambda out, _: out, "batches": [(x, None)]}, TypeError, "targets of batch 0 are NoneType"),
+        ({"loss": lambda out, _: out, "batches": [(x[:0], x[:0])]}, ValueError, "expected at least one example"),
+        ({"loss": lambda out, _: out.sum() / 0, "batches": [(x, x)]}, ValueError, "the loss of batch 0 is (nan|-?inf)"),
+        ({"loss": lambda _, y: y.mean(), "batches": [(x, x)]}, ValueError, "no gradient passes through the loss of b"),
+        ({"loss": lambda *_: 1.0, "batches": [(x, x)]}, ValueError, "no gradient passes through the loss of batch 0"),
+        ({"loss": steep, "batches": [(x, x)]}, ValueError, "the gradients of the loss in group 'P_0' hold NaN"),
+        ({"loss": lambda out, _: out, "similarity": "inner"}, ValueError, "a loss is given with similarity='inner'"),
         ({"process_group": "world"}, TypeError, "process_group is of type str"),
     ):
         with pytest.raises(error, match=message):

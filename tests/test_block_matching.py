@@ -16,7 +16,8 @@ import models
 import reference
 import traced_models
 from rebasin_fast import PermutationSpec, apply_permutation, mlp, random_permutation
-from rebasin_fast.block_matching import PiecePair, match_blocks
+from rebasin_fast._piece_pair import PiecePair
+from rebasin_fast.block_matching import match_blocks
 from rebasin_fast.permute import identity_permutation, units_in_blocks, validate_permutation
 
 

@@ -333,3 +333,17 @@ def test_networks_of_other_shape_where_no_group_tells():
     spec = PermutationSpec.from_axes_to_perm({"w": ("P", None)})
     with pytest.raises(ValueError, match=r"params_b\['w'\] has shape \(3, 5\); expected \(3, 4\), as in params_a"):
         weight_matching(spec, {"w": np.ones((3, 4))}, {"w": np.ones((3, 5))})
+
+
+def test_weights_whose_products_overflow_are_said_to():
+    spec, generator = mlp((4, 16, 3), bias=False), torch.Generator().manual_seed(0)
+    a = {
+        "layer0.weight": 1e25 * torch.randn(16, 4, generator=generator),
+        "layer1.weight": torch.randn(3, 16, generator=generator),
+    }
+    planted = random_permutation(spec, seed=1)
+    b = apply_permutation(spec, planted, a)
+    with pytest.raises(ValueError, match="inner products of weights leave the range of float32; expected smaller"):
+        weight_matching(spec, a, b)
+    found = weight_matching(spec, a, b, compute_dtype="float64")
+    np.testing.assert_array_equal(found.permutation["P_0"], invert(planted)["P_0"])

@@ -12,6 +12,7 @@ from rebasin_fast._arrays import (
     Index,
     array_beside,
     index_beside,
+    is_finite,
     is_remote,
     lies_on_cuda,
     positions,
@@ -58,6 +59,13 @@ def _solved(similarity: Array, duals: Any) -> tuple[Index, Any]:
         answer = solve_assignment(similarity, maximize=True, duals=duals)
     except OverflowError:  # the duals of costs near float64's end do not fit; the answer does
         return linear_sum_assignment(similarity, maximize=True)[1], None
+    except ValueError as error:
+        if is_finite(similarity):
+            raise
+        raise ValueError(
+            f"inner products of weights leave the range of {str(similarity.dtype).removeprefix('torch.')}; expected "
+            "smaller weights, or compute_dtype='float64'"
+        ) from error
     return answer.col_ind, answer.col_duals
 
 

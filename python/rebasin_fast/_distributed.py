@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -79,6 +80,17 @@ class Ranks:
         require("torch.distributed", "torch").all_gather_object(found, value, group=self._group)
         return found
 
+    def together(self, work: Callable[[], T]) -> T:
+        """Do `work`, which sends nothing, on every rank; what it raises on one is raised on all: they would wait."""
+        if self._group is None:
+            return work()
+        result, error = _outcome(work)
+        errors = self.gather(error)
+        if (first := next((one for one in errors if one is not None), None)) is not None:
+            raise error or first
+        found: T = result
+        return found
+
     def on(self, owner: int, work: Callable[[], T]) -> T:
         """Do `work` on rank `owner` alone, and return there and on all others what came of it.
 
@@ -86,12 +98,7 @@ class Ranks:
         """
         if self._group is None:
             return work()
-        outcome: list[Any] = [None, None]
-        if self.rank == owner:
-            try:
-                outcome[0] = work()
-            except Exception as error:
-                outcome[1] = error
+        outcome: list[Any] = list(_outcome(work)) if self.rank == owner else [None, None]
         distributed = require("torch.distributed", "torch")
         distributed.broadcast_object_list(outcome, self._global(owner), group=self._group)
         if outcome[1] is not None:
@@ -102,3 +109,15 @@ class Ranks:
     def _global(self, rank: int) -> int:
         number: int = require("torch.distributed", "torch").get_global_rank(self._group, rank)
         return number
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Return what `work` returns, and what it raises, as something that can be sent."""
+    try:
+        return work(), None
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # an exception may hold anything, and may not be made from its message alone
+            return None, RuntimeError(f"{type(error).__name__}: {error}")
+        return None, error

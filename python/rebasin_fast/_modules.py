@@ -36,16 +36,19 @@ def state_for(model: torch.nn.Module, params: Parameters, name: str = "params") 
     torch = require("torch", "torch")
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{name} is of type {type(params).__name__}; expected a state dict")
     own = model.state_dict()
     missing = [key for key in own if key not in params]
     unknown = [key for key in params if key not in own]
     if missing or unknown:
         raise ValueError(f"{name} does not fit the model; missing: {missing}, unknown: {unknown}")
     buffers = dict(model.named_buffers(remove_duplicate=False))
-    state = {key: buffer.clone() for key, buffer in buffers.items() if key not in own}
-    for key, expected in own.items():
-        tensor = _as_tensor(f"{name}[{key!r}]", params[key], expected)
-        state[key] = tensor.clone() if key in buffers else tensor
+    with torch.inference_mode(False):  # where the caller is in it: methods that learn need tensors of the other kind
+        state = {key: buffer.clone() for key, buffer in buffers.items() if key not in own}
+        for key, expected in own.items():
+            tensor = _as_tensor(f"{name}[{key!r}]", params[key], expected)
+            state[key] = tensor.clone() if key in buffers else tensor
     return state
 
 

@@ -101,7 +101,7 @@ def reset_batch_norm(
     with in_mode(model, training=False), removed_afterwards(handles):
         for module in norms.values():
             module.training = True
-        seen = _run(model, state, batches, "reset batch norm", progress)
+        seen = ranks.together(lambda: _run(model, state, batches, "reset batch norm", progress))
     seen = int(ranks.add_up(torch.tensor([seen], dtype=torch.int64, device=_device(state))))
     if seen == 0:
         raise ValueError("batches is empty; expected at least one")
@@ -187,7 +187,8 @@ def repair(
     chosen = _sites_to_correct(spec, model) if sites is None else tuple(sites)
     axes = {site: _output_axis(model, site) for site in chosen}
     sizes, ranks = spec.group_sizes(merged), Ranks(process_group)
-    batches = list(batches) if isinstance(batches, Iterator) else batches
+    given = batches  # read under `together` on every rank, of whatever kind its batches are
+    batches = ranks.together(lambda: list(given) if isinstance(given, Iterator) else given)
     passes = len(endpoints) + 1
 
     def report(done: int) -> None:
@@ -257,7 +258,7 @@ def _observed(
         return tensor * scale.view(shape) + shift.view(shape)
 
     with in_mode(model, training=False), removed_afterwards(watch(model, moments, seen)):
-        _run(model, state, batches)
+        ranks.together(lambda: _run(model, state, batches))
     for site, found in moments.items():
         found.add_up(ranks)
         if found.count == 0:

@@ -277,6 +277,16 @@ def one_number(loss: Any) -> float:
     return float(loss.detach() if hasattr(loss, "detach") else loss)
 
 
+def checked_gradient(loss: Any, where: str) -> float:
+    """Return the one number a loss holds; raise a ValueError unless it is finite and a gradient passes through it."""
+    value = one_number(loss)
+    if not math.isfinite(value):
+        raise ValueError(f"the loss {where} is {value}; expected a finite number")
+    if not getattr(loss, "requires_grad", False):
+        raise ValueError(f"no gradient passes through the loss {where}; expected what torch computes from the outputs")
+    return value
+
+
 def _count_correct(outputs: Any, targets: torch.Tensor) -> float:
     """Return how many rows of `outputs` are largest at their target; NaN where that has no meaning."""
     classes = _arrays.torch_of(outputs) is not None and outputs.ndim == 2 and outputs.is_floating_point()

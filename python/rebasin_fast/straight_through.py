@@ -16,10 +16,11 @@ from rebasin_fast._extras import require
 from rebasin_fast._modules import call, in_mode, state_for
 from rebasin_fast._progress import Progress
 from rebasin_fast._projection import MatchedAnew, Projection, projection_for
-from rebasin_fast.evaluate import Loss, cross_entropy, evaluate, one_number, pair_of
+from rebasin_fast.evaluate import Loss, checked_gradient, cross_entropy, evaluate, pair_of
 from rebasin_fast.permute import Permutation, identity_permutation, validate_permutation
 from rebasin_fast.prove import few_examples, require_proof
 from rebasin_fast.spec import PermutationSpec, positive_integer
+from rebasin_fast.weight_matcher import check_integer
 from rebasin_fast.weight_matching import weight_matching
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ def straight_through(
     epochs : int, default 10
         Passes over the batches.
     optimizer : callable, optional
-        Makes the optimiser from a list of tensors; by default Adam with learning rate 0.001. The paper's, for 250
-        epochs: ``lambda tensors: torch.optim.SGD(tensors, lr=0.01, momentum=0.9)``.
+        Makes the optimiser from a list of tensors, also one that asks for a closure (LBFGS); by default Adam with
+        learning rate 0.001. The paper's, for 250 epochs:
+        ``lambda tensors: torch.optim.SGD(tensors, lr=0.01, momentum=0.9)``.
     loss : callable, optional
         As in `evaluate`: (outputs, targets) to the mean loss over the batch.
     validation : iterable of (inputs, targets), optional
@@ -146,9 +148,9 @@ def straight_through(
     TypeError
         An argument, or a batch, is of the wrong type.
     ValueError
-        A state dict that fits neither `spec` nor `model`, or holds NaN or infinity; no batches; a loss that is NaN or
-        infinite; an option out of its range; a spec that is not one of `model`, naming the groups that change its
-        outputs.
+        A state dict that fits neither `spec` nor `model`, or holds NaN or infinity; no examples; a loss that is NaN or
+        infinite, or that no gradient passes through; an option out of its range; a spec that is not one of `model`,
+        naming the groups that change its outputs.
     ImportError
         Without torch.
 
@@ -175,6 +177,9 @@ def straight_through(
     began = time.perf_counter()
     torch = require("torch", "torch")
     _check_options(spec, epochs, seed)
+    for name, given in (("optimizer", optimizer), ("loss", loss)):
+        if given is not None and not callable(given):
+            raise TypeError(f"{name} is of type {type(given).__name__}; expected a function, or None")
     a, b = (state_for(model, params, name) for params, name in ((params_a, "params_a"), (params_b, "params_b")))
     own_a, own_b = ({name: state[name] for name in params_a} for state in (a, b))
     start = _checked_start(spec, own_a, own_b, init, seed)
@@ -185,19 +190,21 @@ def straight_through(
     with in_mode(model, training=True), _seeded(torch, next(iter(a.values())).device, int(rng.integers(2**31))):
         projection = projection_for(spec, own_b, start, int(rng.integers(2**31)))
         search = _Search(spec, model, a, b, projection, loss)
-        update = (optimizer or _adam)(list(search.free.values()))
+        update = _made((optimizer or _adam)(list(search.free.values())))
         validated = [search.validate(held_out)] if held_out is not None else []
         for _ in range(epochs):
             for number, batch in _shuffled(batches, rng):
                 if prove and not search.losses:
                     require_proof(spec, model, own_a, few_examples(pair_of(batch, number)[0]))
+                if not len(pair_of(batch, number)[1]):
+                    continue  # a mean over no examples is no number
                 search.step(batch, number, update, keep=held_out is None)
                 if progress is not None:
                     progress("straight-through", len(search.losses), total)
             if held_out is not None:
                 validated.append(search.validate(held_out))
     if not search.losses:
-        raise ValueError("batches is empty; expected at least one")
+        raise ValueError("batches holds no examples; expected at least one")
     stats = StraightThroughStats(
         len(search.losses), search.changes, search.projection_seconds, time.perf_counter() - began
     )
@@ -232,24 +239,37 @@ class _Search:
 
     def step(self, batch: Any, number: int, update: Any, *, keep: bool) -> None:
         """Take one step: project, and move theta~_B down the gradient of the loss at the midpoint."""
-        inputs, targets = pair_of(batch, number)
         if self.losses:
             self._project()
-        middle = {name: self._middle(name).requires_grad_() for name in self.free}
-        # Buffers such as running statistics are A's, copied by `state_for`: in training mode none is read.
-        state = dict(self.a) | {name: tensor.to(self.a[name].dtype) for name, tensor in middle.items()}
-        loss = (self.loss or cross_entropy)(call(self.model, state, inputs), targets)
-        value = one_number(loss)
-        if not math.isfinite(value):
-            raise ValueError(f"the loss is {value} at step {len(self.losses)}; expected a finite number")
-        self.losses.append(value)
+        found = [self._differentiate(*pair_of(batch, number))]
+        self.losses.append(float(found[0]))
         if keep:
-            self._keep(value)
-        gradients = require("torch", "torch").autograd.grad(loss, list(middle.values()), allow_unused=True)
+            self._keep(self.losses[-1])
+
+        def closure() -> Any:
+            """Return the loss where theta~_B is now; optimisers such as LBFGS look at several points in a step."""
+            if not found:
+                self._project()
+                found.append(self._differentiate(*pair_of(batch, number)))
+            return found.pop()
+
+        update.step(closure)
+
+    def _differentiate(self, inputs: Any, targets: Any) -> Any:
+        """Return the loss at the midpoint, and leave its gradient at theta~_B."""
+        torch = require("torch", "torch")
+        where = f"at step {len(self.losses)}"
+        with torch.inference_mode(False), torch.enable_grad():
+            middle = {name: self._middle(name).requires_grad_() for name in self.free}
+            # Buffers such as running statistics are A's, copied by `state_for`: in training mode none is read.
+            state = dict(self.a) | {name: tensor.to(self.a[name].dtype) for name, tensor in middle.items()}
+            loss = (self.loss or cross_entropy)(call(self.model, state, inputs), targets)
+        checked_gradient(loss, where)
+        gradients = torch.autograd.grad(loss, list(middle.values()), allow_unused=True)
         for tensor, gradient in zip(self.free.values(), gradients, strict=True):
             # The midpoint takes half of the projection, through which the gradient passes unchanged.
             tensor.grad = None if gradient is None else gradient / 2
-        update.step()
+        return loss.detach()
 
     def validate(self, batches: Iterable[Any]) -> float:
         """Return the loss of the present midpoint on held-out data; remember its permutation if it is the best."""
@@ -259,6 +279,8 @@ class _Search:
         for name in self._wide_a:
             params[name] = self._middle(name).to(params[name].dtype)
         found = evaluate(self.model, params, batches, loss=self.loss).loss
+        if not math.isfinite(found):
+            raise ValueError(f"the loss on the held-out data is {found}; expected a finite number")
         self._keep(found)
         return found
 
@@ -275,6 +297,12 @@ class _Search:
         # What no optimiser moves (parameters that are buffers in the model) stays where A has it.
         self.changes += self.projection.project(self._wide_a | self.free)
         self.projection_seconds += time.perf_counter() - began
+
+
+def _made(optimizer: Any) -> Any:
+    if not isinstance(optimizer, require("torch", "torch").optim.Optimizer):
+        raise TypeError(f"optimizer returned a {type(optimizer).__name__}; expected a torch.optim.Optimizer")
+    return optimizer
 
 
 def _adam(tensors: list[Any]) -> Any:
@@ -328,7 +356,4 @@ def _check_options(spec: object, epochs: object, seed: object) -> None:
     if not isinstance(spec, PermutationSpec):
         raise TypeError(f"spec is of type {type(spec).__name__}; expected a PermutationSpec")
     positive_integer(epochs, "epochs")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed is {seed!r}; expected an integer")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0")
+    check_integer("seed", seed, 0)
