@@ -163,12 +163,12 @@ class DeviceSolver {
     std::int64_t bid(double eps, std::int64_t budget,
                      long long most_reads = std::numeric_limits<long long>::max()) {
         launch(begin_phase<S>, {1, 1}, stream_, state_, eps, static_cast<long long>(budget),
-               static_cast<long long>(eps > 0.0 ? budget : kReductionRounds), options_.few_bidders,
+               static_cast<long long>(eps > 0.0 ? budget : kReductionRounds), few_bidders(),
                source_.together(), enough(eps));
         launch(enqueue_free<S>, {blocks(rows_, 256), 256}, stream_, state_);
         std::int64_t bidders = rows_;
         for (;;) {
-            if (bidders > options_.few_bidders)
+            if (bidders > few_bidders())
                 for (int k = 0; k < 8; ++k) round_of_many();
             for (int k = 0; k < 8; ++k) rounds_of_few();
             const Control& now = control();
@@ -182,6 +182,8 @@ class DeviceSolver {
     // So many bidders left end a phase of eps-scaling. The last few would go on one after the other for most
     // of its rounds, while the next phase lets everybody bid again in any case.
     int enough(double eps) const { return eps > 0.0 ? static_cast<int>(rows_ / kFewOf) : 0; }
+
+    int few_bidders() const { return std::min(options_.few_bidders, kMostFew); }
 
     void round_of_many() {
         launch(bid_step<S>, {blocks_for(rows_, 8), 256}, stream_, state_);
@@ -239,11 +241,13 @@ class DeviceSolver {
         const double least = slack_ * kEpsLeast;
         for (bool first = true; eps > least && !stopped_; first = false) {
             release();
+            std::int64_t free = rows_;
             for (int raises = 0; first && raises < kMostRaises && !stopped_; ++raises) {
-                if (static_cast<double>(bid(eps, kFirstBids * rows_)) <= kManyLeft * n) break;
+                free = bid(eps, kFirstBids * rows_);
+                if (static_cast<double>(free) <= kManyLeft * n) break;
                 eps = whole(eps * kEpsRise);
             }
-            bid(eps, kScalingBids * rows_);
+            if (free > enough(eps)) bid(eps, kScalingBids * rows_);
             eps = whole(eps / kEpsFall);
         }
     }
