@@ -60,21 +60,26 @@ __device__ inline void stage(const DeviceMatrix& from, S* to) {
     }
 }
 
+// Threads of a block at most, and such blocks that a multiprocessor has registers for: with more of either a
+// thread would have too few, with less a warp alone, which wants none of its neighbours, would take too many.
+inline constexpr int kMostSolving = 256, kSolvingTogether = 4;
+
 // One block, one problem. `factor` is 1 or -1, times a power of two where sums could overflow. Matrix and
 // matching lie in shared memory (`staged`), or the matching alone, or neither (`workspace`: `apart` bytes a
 // problem). The flaws of all go to *any_flaws as well, if that is there.
 template <class S>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostSolving, kSolvingTogether)
     solve_tasks(Tasks tasks, double factor, double largest, bool staged, unsigned char* workspace,
                 std::size_t apart, int* status, int* any_flaws) {
-    const BlockTask task = tasks.of(static_cast<int>(blockIdx.x));
-    const auto rows = static_cast<int>(task.costs.rows), cols = static_cast<int>(task.costs.cols);
+    const int which = static_cast<int>(blockIdx.x);
+    const DeviceMatrix given = tasks.of(which).costs;
+    const auto rows = static_cast<int>(given.rows), cols = static_cast<int>(given.cols);
     unsigned char* memory = workspace != nullptr ? workspace + blockIdx.x * apart : dynamic_shared();
     const std::size_t matching_bytes = (Matching::bytes(rows, cols) + 7) / 8 * 8;
-    Costs<S> costs{static_cast<const S*>(task.costs.data), task.costs.row_stride, factor, rows, cols};
+    Costs<S> costs{static_cast<const S*>(given.data), given.row_stride, factor, rows, cols};
     if (staged) {
         S* copy = reinterpret_cast<S*>(memory + matching_bytes);
-        stage(task.costs, copy);
+        stage(given, copy);
         costs.data = copy;
         costs.row_stride = cols;
         __syncthreads();
@@ -88,6 +93,7 @@ __global__ void __launch_bounds__(kMostThreads)
         int next = 0;
         if (!solver.augment(&next, rows)) flaws = kInfeasible;
     }
+    const BlockTask task = tasks.of(which);  // again: to keep it would take registers all the while
     if (threadIdx.x == 0) status[task.index] = flaws;
     if (flaws != 0) {
         if (threadIdx.x == 0 && any_flaws != nullptr) atomicOr(any_flaws, flaws);
@@ -182,11 +188,10 @@ class TaskGroup {
     const bool staged_;
 };
 
-// Enough threads for a column or four each: a warp for the smallest, which needs no barrier.
+// Enough threads for a few columns each: a warp for the smallest, which needs no barrier.
 inline unsigned threads_for(std::int64_t cols) {
     if (cols <= 64) return 32;
-    if (cols <= 512) return 128;
-    return cols <= 1024 ? 256 : 1024;
+    return cols <= 512 ? 128 : kMostSolving;
 }
 
 template <class S>

@@ -197,23 +197,26 @@ template <class S>
 __global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int rounds) {
     REBASIN_FAST_SHARED(FewBids, few, 1);
     const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-    const Control before = *s.control;
-    const bool for_a_block = before.count[before.active] <= before.few;
-    int bidders = for_a_block ? before.count[before.active] : 0, waiting = before.stale, turn = 0;
-    for (int k = t; k < bidders; k += threads) few->rows[0][k] = s.queue(before.active)[k];
+    Control& c = *s.control;
+    const int active = c.active, queued = c.count[active], enough = c.enough;
+    const bool for_a_block = queued <= c.few;
+    const long long budget = c.budget, last_round = c.last_round;
+    const double eps = c.eps;
+    long long bids = c.bids, round = c.rounds;
+    int bidders = for_a_block ? queued : 0, waiting = c.stale, turn = 0;
+    for (int k = t; k < bidders; k += threads) few->rows[0][k] = s.queue(active)[k];
     if (t == 0) {
         few->count[1] = 0;
         few->waiting = waiting;
-        few->resting = before.resting;
+        few->resting = c.resting;
     }
-    __syncthreads();
-    long long bids = before.bids, round = before.rounds;
+    __syncthreads();  // and now everybody has read how things stand
     for (; rounds > 0 && bidders > 0; --rounds) {
-        if (bidders + waiting <= before.enough || waiting >= kWaitTogether) break;
-        if (bids >= before.budget || round >= before.last_round) break;
+        if (bidders + waiting <= enough || waiting >= kWaitTogether) break;
+        if (bids >= budget || round >= last_round) break;
         const int* row = few->rows[turn];
         for (int k = t / kWarp; k < bidders; k += threads / kWarp) {
-            const Bid made = bid_of(s, row[k], before.eps, &few->waiting, &few->resting);
+            const Bid made = bid_of(s, row[k], eps, &few->waiting, &few->resting);
             if (t % kWarp != 0) continue;
             few->column[k] = made.column;
             few->key[k] = made.key;
@@ -242,10 +245,9 @@ __global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int roun
         __syncthreads();
         bidders = few->count[turn];
     }
-    for (int k = t; k < bidders; k += threads) s.queue(before.active)[k] = few->rows[turn][k];
+    for (int k = t; k < bidders; k += threads) s.queue(active)[k] = few->rows[turn][k];
     if (t != 0) return;
-    Control& c = *s.control;
-    if (for_a_block) c.count[c.active] = bidders;
+    if (for_a_block) c.count[active] = bidders;
     c.stale = waiting;
     c.resting = few->resting;
     c.bids = bids;

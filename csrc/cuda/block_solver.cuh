@@ -63,7 +63,7 @@ class BlockSolver {
                 flaws.value |= static_cast<unsigned>(flaws_of(cost, largest));
                 best.take({cost, i == j ? -1 : i});  // a constant matrix gives the identity
             };
-            fetch_ahead<8>(0, 1, c_.rows, [&](int i) { return c_.row(i)[j]; }, look);
+            fetch_ahead<4>(0, 1, c_.rows, [&](int i) { return c_.row(i)[j]; }, look);
             const bool usable = square && best.value < kForbidden;
             s_.v[j] = usable ? best.value : 0.0;
             s_.row_of_col[j] = usable ? (best.code < 0 ? j : best.code) : -1;

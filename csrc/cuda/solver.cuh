@@ -379,8 +379,9 @@ SolveOutcome solve_large(const DeviceMatrix& costs, const DeviceAnswer& answer, 
 
 inline SolveOutcome solve_on(const DeviceMatrix& costs, const DeviceAnswer& answer,
                              const SolveOptions& options, Stream stream) {
-    if (std::min(costs.rows, costs.cols) <= options.for_a_block) {
-        const Outcome outcome = solve_batch_on({{costs, answer}}, options.maximize, stream)[0];
+    const std::int64_t few = options.for_a_block;
+    if (std::min(costs.rows, costs.cols) <= few && std::max(costs.rows, costs.cols) <= 16 * few) {
+        const Outcome outcome = solve_stack_on({{costs, answer}, 1, 0}, options.maximize, stream)[0];
         SolveOutcome result;
         result.status = outcome == Outcome::optimal      ? Status::optimal
                         : outcome == Outcome::infeasible ? Status::infeasible

@@ -14,7 +14,7 @@ struct SolveOptions {
     bool maximize = false;
     const double* col_duals = nullptr;  // (cols,) on the device, finite: prices to start from
     Interrupt* interrupt = nullptr;
-    // Up to this many rows one block solves a problem. Tests set it to 0.
+    // Up to this many rows, and 16 times as many columns, one block solves a problem. Tests set it to 0.
     std::int64_t for_a_block = 256;
     // So many bidders at most are left to one block.
     int few_bidders = 256;
