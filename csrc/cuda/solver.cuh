@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "cuda/batch.cuh"
@@ -262,14 +263,24 @@ class DeviceSolver {
 
     // What is left is steps one after the other, each in a handful of columns: the host's work. It takes
     // matching, prices and fresh lists along, and asks for single rows where it must; when it has had to ask
-    // for many it gets fresh lists. Sets complete_ when all rows are matched.
+    // for many it gets fresh lists, and when it would ask for a quarter of them (as where costs are
+    // distances, and trees grow large) all rows at once: single ones take longer to come than to be read.
+    // Sets complete_ when all rows are matched.
     Status paths_on_host() {
-        constexpr int refreshes = 8;
-        std::int64_t reads = 64 + rows_ / 16;
+        constexpr int refreshes = 8, patience = 2;
+        std::int64_t reads = options_.first_reads > 0 ? options_.first_reads : 64 + rows_ / 16;
+        std::unique_ptr<S[]> all;
+        const auto fetch = [&](std::int64_t i, S* row) {
+            if (all != nullptr)
+                std::copy_n(all.get() + i * cols_, cols_, row);
+            else
+                source_.copy_row(i, row);
+        };
         for (int k = 0; k < refreshes; ++k, reads *= 2) {
             list_rows();
             HostProblem<S> problem = on_host();
-            const auto fetch = [&](std::int64_t i, S* row) { source_.copy_row(i, row); };
+            if (k == patience) all = source_.all_on_host(options_.most_host_bytes);
+            if (all != nullptr) reads = std::max(reads, 4 * rows_);
             std::int64_t found = 0;
             const PathsFound outcome =
                 find_paths_on_host<S>(&problem, fetch, options_.interrupt, reads, &found);
@@ -279,7 +290,7 @@ class DeviceSolver {
             if (outcome == PathsFound::interrupted) return Status::interrupted;
             take_back(problem);
             complete_ = outcome == PathsFound::all;
-            if (complete_ || found == 0) break;
+            if (complete_ || (found == 0 && k >= patience)) break;
         }
         return Status::optimal;
     }

@@ -20,6 +20,9 @@ struct SolveOptions {
     int few_bidders = 256;
     // Whether the last free rows are matched on the host, by paths on the lists. Tests try both ways.
     bool paths_on_host = true;
+    // For these the host may ask for so many rows before it gets fresh lists, then twice as many, and so on;
+    // 0: a share of all. A matrix of more bytes than that is never brought over as a whole.
+    std::int64_t first_reads = 0, most_host_bytes = std::int64_t{2} << 30;
 };
 
 struct SolveStats {
