@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(shell find csrc python -type f -not -name '*.pyc')
-CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -57,11 +57,11 @@ gpu: $(VENV)/.installed-test
 	@$(MAKE) gpu-steps
 
 # The same without a network: PYTHON has torch for CUDA, scikit-build-core, pybind11, cmake, ninja, and what the tests
-# need. The package goes into build/gpu, nothing into PYTHON.
+# need. The package goes into build/gpu, nothing into PYTHON, and has code for the GPU at hand alone.
 gpu-offline:
 	rm -rf build/gpu && mkdir -p build/gpu
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-build-isolation --no-deps \
-	  --target build/gpu .
+	  -C cmake.define.REBASIN_FAST_CUDA=ON -C cmake.define.CMAKE_CUDA_ARCHITECTURES=native --target build/gpu .
 	@PYTHONPATH=$(CURDIR)/build/gpu $(MAKE) gpu-steps GPU_PYTHON=$(PYTHON)
 
 gpu-steps:
@@ -73,8 +73,8 @@ gpu-test:
 
 gpu-bench:
 	@mkdir -p build/bench
-	$(GPU_PYTHON) bench/gpu.py --json build/bench/gpu.json $(BENCH)
-	$(GPU_PYTHON) bench/gpu_matching.py --json build/bench/gpu_matching.json
+	$(GPU_PYTHON) bench/gpu.py --json-folder build/bench $(BENCH)
+	$(GPU_PYTHON) bench/gpu_matching.py --json-folder build/bench
 
 gpu-sanitize:
 	$(SANITIZED) --tool memcheck $(GPU_PYTHON) -m pytest -m gpu tests/test_cuda.py -k "$(GPU_TESTS)"

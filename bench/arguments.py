@@ -58,3 +58,10 @@ def output_file(text: str) -> Path:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json OUT``."""
     parser.add_argument("--json", type=output_file, metavar="OUT", help="write everything measured")
+
+
+def add_json_folder(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json-folder DIR``, for scripts whose results are named after a device."""
+    parser.add_argument(
+        "--json-folder", type=output_file, metavar="DIR", help="the same, to a file named after device and date"
+    )

@@ -103,6 +103,13 @@ def tell(
     return told
 
 
+def named_after(folder: Path, what: str, device: str) -> Path:
+    """Return the file for what was measured today on a device: ``2026-11-25-gpu-lap-nvidia-h100.json``."""
+    day = datetime.now(timezone.utc).date().isoformat()
+    plain = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
+    return folder / f"{day}-{what}-{plain}.json"
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write the file whole or not at all."""
     temporary = path.with_name(f".{path.name}.part")

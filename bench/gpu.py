@@ -4,6 +4,9 @@
     python bench/gpu.py --sizes 16384,32768 --families uniform,lowrank16 --factored 50000x64 --json OUT
     python bench/gpu.py --device cpu --sizes 256 --batches 20x16 --factored 300x8     # the script itself, without a GPU
 
+Sizes beyond `--structured-up-to` are for uniform and unrelated costs alone. Where there is an aim for an H100 it stands
+beside the time. What a device has no memory for is said to be so.
+
 An answer is checked on the device with nothing of the solver's: the duals must be feasible for every cell and prove the
 cost, and the columns must be a permutation. Times are medians of wall-clock time from call to answer, the stream waited
 for on both sides. Costs that are inner products are given as factors; where it fits, beside that the time of making
@@ -21,8 +24,8 @@ from typing import Any
 
 import torch
 
-from arguments import add_json, families, names, positive_int, positive_ints
-from environment import environment, write_json
+from arguments import add_json, add_json_folder, families, names, positive_int, positive_ints
+from environment import environment, named_after, write_json
 from families import make
 from gpu_peers import peers
 from gpu_peers import why_wrong as peer_wrong
@@ -31,7 +34,21 @@ from rebasin_fast import solve_assignment, solve_assignment_batch, solve_assignm
 _ON_DEVICE = ("uniform", "unrelated", "lowrank16", "euclidean")
 """Families that the device draws itself: no time goes into bringing 4 GiB there."""
 
+_UNSTRUCTURED = ("uniform", "unrelated")
+
 _MATRIX_UP_TO = 20_000
+
+_AIMS = {
+    ("uniform", 16384): 0.15,
+    ("unrelated", 16384): 0.15,
+    ("uniform", 32768): 0.6,
+    ("unrelated", 32768): 0.6,
+    ("lowrank16", 16384): 0.6,
+    ("euclidean", 16384): 0.6,
+    (208, 300): 3e-3,
+    (4096, 32): 0.5e-3,
+}
+"""Seconds on an H100, costs already there: by family and rows, or by problems and rows of each."""
 
 # float64 rounding in sums of n reduced costs; costs are float32, duals float64.
 _RELATIVE = 1e-11
@@ -168,6 +185,23 @@ def batch(problems: int, n: int, device: torch.device, repeats: int, peers_up_to
     return found
 
 
+def no_memory(error: BaseException) -> bool:
+    """Say whether torch or we found no memory on the device."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def tried(measure: Callable[..., dict[str, Any]], row: dict[str, Any], *arguments: Any) -> dict[str, Any]:
+    """Return what was measured, or the row that says that there is no memory for it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        return measure(*arguments)
+    except (MemoryError, RuntimeError) as error:
+        if not no_memory(error):
+            raise
+        return {**row, "wrong": None, "seconds": None, "no_memory": str(error).splitlines()[0]}
+
+
 def _peers(
     costs: torch.Tensor, optimum: torch.Tensor, device: torch.device, repeats: int
 ) -> Iterator[tuple[str, float | str]]:
@@ -177,7 +211,7 @@ def _peers(
             wrong = peer_wrong(costs, solve(costs), optimum)
         except Exception as error:  # one that cannot is no reason to end
             wrong = f"{type(error).__name__}: {error}"
-        yield name, wrong or statistics.median(seconds(lambda solve=solve: solve(costs), device, repeats))  # type: ignore[misc]
+        yield name, wrong or statistics.median(seconds(lambda solve=solve: solve(costs), device, min(repeats, 3)))  # type: ignore[misc]
 
 
 def cases(text: str) -> list[tuple[int, int]]:
@@ -191,19 +225,21 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(name)
+    out = named_after(options.json_folder, "gpu-lap", name) if options.json_folder else options.json
     rows = []
     for row in measured(options, device):
         rows.append(row)
         print(_line(row), flush=True)
-        if options.json:
-            write_json(options.json, environment(device=name, torch=torch.__version__, results=rows))
+        if out:
+            write_json(out, environment(device=name, torch=torch.__version__, results=rows))
     return int(any(row["wrong"] for row in rows))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=positive_ints, default=[2048, 8192, 16384])
+    parser.add_argument("--sizes", type=positive_ints, default=[2048, 16384, 32768])
+    parser.add_argument("--structured-up-to", type=positive_int, default=16384, help="rows (default: %(default)s)")
     parser.add_argument("--families", type=families, default=list(_ON_DEVICE))
     parser.add_argument("--batches", type=cases, default=[(4096, 32), (208, 300), (64, 512)])
     parser.add_argument(
@@ -213,19 +249,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive_int, default=7)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ... or cpu (default: %(default)s)")
     add_json(parser)
+    add_json_folder(parser)
     return parser.parse_args(arguments)
 
 
 def measured(options: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
     """Yield a row for everything asked for."""
-    for family in options.families:
-        for n in options.sizes:
-            yield large(family, n, device, options.repeats, options.peers_up_to)
+    common = device, options.repeats, options.peers_up_to
     for problems, n in options.batches:
-        yield batch(problems, n, device, options.repeats, options.peers_up_to)
+        yield tried(batch, {"problems": problems, "n": n}, problems, n, *common)
+    for n in options.sizes:
+        for family in options.families:
+            if n <= options.structured_up_to or family in _UNSTRUCTURED:
+                yield tried(large, {"family": family, "n": n}, family, n, *common)
     for n, d in options.factored:
         for kind in ("unrelated", "planted"):
-            yield factored(kind, n, d, device, options.repeats)
+            row = {"family": f"factored, {kind}", "n": n, "d": d}
+            yield tried(factored, row, kind, n, d, device, options.repeats)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -233,7 +273,11 @@ def _line(row: dict[str, Any]) -> str:
     size = f"{row['n']:6}" + (f" x {row['d']:3}" if "d" in row else " " * 6)
     if row["wrong"]:
         return f"{what} {size}  WRONG: {row['wrong']}"
+    if "no_memory" in row:
+        return f"{what} {size}  no memory: {row['no_memory']}"
     told = [f"{1e3 * row['seconds']:10.3f} ms"]
+    if aim := _AIMS.get((row.get("family", row.get("problems")), row["n"])):
+        told.append(f"(aim on an H100: {1e3 * aim:g} ms)")
     if "pass_seconds" in row:
         told.append(f"{row['seconds'] / row['pass_seconds']:8.1f} passes")
     if "matrix_seconds" in row:

@@ -24,10 +24,31 @@ def test_every_kind_of_problem_is_measured_with_peers_beside(tmp_path, capsys):
     out = tmp_path / "out.json"
     assert bench.main([*TRY, "--json", str(out)]) == 0
     rows = json.loads(out.read_text())["results"]
-    assert len(rows) == len(capsys.readouterr().out.splitlines()) - 1 == 4 + 1 + 2
+    assert len(rows) == len(capsys.readouterr().out.splitlines()) - 1 == 1 + 4 + 2
     assert all(row["wrong"] is None and row["seconds"] > 0 for row in rows)
     assert all(row["peers"]["SciPy"] > 0 for row in rows if "d" not in row)
     assert all(row["matrix_seconds"] > 0 for row in rows if "d" in row)
+
+
+def test_what_there_is_no_memory_for_is_said_and_the_rest_measured(monkeypatch, tmp_path, capsys):
+    def fails(family, n, device, seed):
+        raise MemoryError("cudaMallocFromPoolAsync: out of memory")
+
+    monkeypatch.setattr(bench, "draw", fails)
+    assert bench.main([*TRY, "--families", "uniform", "--json-folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("no memory: cudaMallocFromPoolAsync") == 1
+    (out,) = tmp_path.iterdir()
+    assert out.name.endswith("-gpu-lap-cpu.json")
+    rows = json.loads(out.read_text())["results"]
+    assert [row["seconds"] is None for row in rows] == [False, True, False, False]
+
+
+def test_structured_costs_stop_earlier_and_aims_are_told(capsys, monkeypatch):
+    monkeypatch.setitem(bench._AIMS, ("uniform", 60), 0.25)
+    assert bench.main([*TRY, "--structured-up-to", "50", "--peers-up-to", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "euclidean" not in said
+    assert said.count("(aim on an H100: 250 ms)") == 1
 
 
 def test_answers_that_prove_nothing_are_told(monkeypatch, capsys):

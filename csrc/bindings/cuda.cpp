@@ -155,13 +155,7 @@ double find_largest_magnitude(const py::tuple& numbers, int device, Address stre
     return largest_magnitude(pointer<const void>(given.address), count, wide, pointer<CUstream_st>(stream));
 }
 
-void solve_all(const std::vector<BatchProblem>& problems, bool maximize, int device, Address stream) {
-    std::vector<Outcome> outcomes;
-    if (!problems.empty()) {
-        const py::gil_scoped_release release;
-        const DeviceScope scope(device);
-        outcomes = solve_batch(problems, maximize, pointer<CUstream_st>(stream));
-    }
+void raise_for_problems(const std::vector<Outcome>& outcomes) {
     for (std::size_t b = 0; b < outcomes.size(); ++b) {
         try {
             if (outcomes[b] == Outcome::infeasible) rebasin_fast::raise_for(Status::infeasible);
@@ -172,30 +166,24 @@ void solve_all(const std::vector<BatchProblem>& problems, bool maximize, int dev
     }
 }
 
-// Problems of one shape: the answers lie one after the other in arrays without gaps.
-void solve_stack(const py::tuple& costs, bool maximize, const Places& answers, int device, Address stream) {
-    const Given given = given_of(costs);
-    DeviceMatrix matrix = matrix_of(given, 1);
-    const std::int64_t pairs = std::min(matrix.rows, matrix.cols);
-    const std::int64_t width = given.dtype == "float64"                                                   ? 8
-                               : given.dtype == "float32" || given.dtype == "int32"                       ? 4
-                               : given.dtype == "int8" || given.dtype == "uint8" || given.dtype == "bool" ? 1
-                                                                                                          : 2;
-    std::vector<BatchProblem> problems(static_cast<std::size_t>(given.shape.at(0)));
-    const DeviceAnswer first = answer_at(answers);
-    for (std::int64_t b = 0; b < given.shape[0]; ++b) {
-        BatchProblem& problem = problems[static_cast<std::size_t>(b)];
-        problem.costs = matrix;
-        problem.costs.data = static_cast<const char*>(matrix.data) + b * given.strides[0] * width;
-        const auto moved = [&](auto* at, std::int64_t by) { return at == nullptr ? at : at + b * by; };
-        problem.answer = {moved(first.row_ind, pairs),
-                          moved(first.col_ind, pairs),
-                          moved(first.row_duals, matrix.rows),
-                          moved(first.col_duals, matrix.cols),
-                          moved(first.cost, 1),
-                          moved(first.gap, 1)};
+// Calls `solve` for outcomes without the GIL, that device being the current one.
+template <class Solve>
+void solve_all(int device, Solve solve) {
+    std::vector<Outcome> outcomes;
+    {
+        const py::gil_scoped_release release;
+        const DeviceScope scope(device);
+        outcomes = solve();
     }
-    solve_all(problems, maximize, device, stream);
+    raise_for_problems(outcomes);
+}
+
+// Problems of one shape: the answers lie one after the other in arrays without gaps.
+void solve_one_stack(const py::tuple& costs, bool maximize, const Places& answers, int device,
+                     Address stream) {
+    const Given given = given_of(costs);
+    const BatchStack stack{{matrix_of(given, 1), answer_at(answers)}, given.shape.at(0), given.strides.at(0)};
+    solve_all(device, [&] { return solve_stack(stack, maximize, pointer<CUstream_st>(stream)); });
 }
 
 void solve_list(const std::vector<py::tuple>& costs, bool maximize, const std::vector<Places>& answers,
@@ -203,7 +191,8 @@ void solve_list(const std::vector<py::tuple>& costs, bool maximize, const std::v
     std::vector<BatchProblem> problems;
     for (std::size_t b = 0; b < costs.size(); ++b)
         problems.push_back({matrix_of(given_of(costs[b]), 0), answer_at(answers.at(b))});
-    solve_all(problems, maximize, device, stream);
+    if (problems.empty()) return;
+    solve_all(device, [&] { return solve_batch(problems, maximize, pointer<CUstream_st>(stream)); });
 }
 
 // The call that failed and CUDA's own text; MemoryError where there was no memory.
@@ -229,7 +218,7 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
                py::arg("col_duals"), py::arg("answer"), py::arg("device"), py::arg("stream"));
     module.def("largest_magnitude", &find_largest_magnitude, py::arg("numbers"), py::arg("device"),
                py::arg("stream"));
-    module.def("solve_stack", &solve_stack, py::arg("costs"), py::arg("maximize"), py::arg("answers"),
+    module.def("solve_stack", &solve_one_stack, py::arg("costs"), py::arg("maximize"), py::arg("answers"),
                py::arg("device"), py::arg("stream"));
     module.def("solve_list", &solve_list, py::arg("costs"), py::arg("maximize"), py::arg("answers"),
                py::arg("device"), py::arg("stream"));

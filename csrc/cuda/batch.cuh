@@ -1,10 +1,12 @@
-// solve_batch(): problems are sorted into groups that one launch serves.
+// solve_batch(): problems are sorted into groups that one launch serves. solve_stack(): one launch serves
+// all.
 #pragma once
 
 #include <algorithm>
 #include <deque>
 #include <limits>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -22,6 +24,29 @@ struct BlockTask {
     int index;  // among all problems
 };
 
+// The tasks of a launch: listed in device memory, or a stack, which is not listed: to write thousands of
+// tasks down and to send them would take longer than to solve small ones.
+struct Tasks {
+    const BlockTask* listed = nullptr;
+    BlockTask first{};  // of a stack; the others follow at these distances:
+    std::int64_t bytes_apart = 0;
+    std::int64_t pairs = 0, row_duals = 0, col_duals = 0;
+
+    __host__ __device__ BlockTask of(int k) const {
+        if (listed != nullptr) return listed[k];
+        BlockTask task = first;
+        task.index = k;
+        task.costs.data = static_cast<const unsigned char*>(first.costs.data) + k * bytes_apart;
+        task.answer.row_ind += k * pairs;
+        task.answer.col_ind += k * pairs;
+        if (task.answer.row_duals != nullptr) task.answer.row_duals += k * row_duals;
+        if (task.answer.col_duals != nullptr) task.answer.col_duals += k * col_duals;
+        task.answer.cost += k;
+        task.answer.gap += k;
+        return task;
+    }
+};
+
 // Copies the matrix into shared memory, whatever its elements and strides, as contiguous rows.
 template <class S>
 __device__ inline void stage(const DeviceMatrix& from, S* to) {
@@ -35,21 +60,26 @@ __device__ inline void stage(const DeviceMatrix& from, S* to) {
     }
 }
 
+// Threads of a block at most, and such blocks that a multiprocessor has registers for: with more of either a
+// thread would have too few, with less a warp alone, which wants none of its neighbours, would take too many.
+inline constexpr int kMostSolving = 256, kSolvingTogether = 4;
+
 // One block, one problem. `factor` is 1 or -1, times a power of two where sums could overflow. Matrix and
 // matching lie in shared memory (`staged`), or the matching alone, or neither (`workspace`: `apart` bytes a
-// problem).
+// problem). The flaws of all go to *any_flaws as well, if that is there.
 template <class S>
-__global__ void __launch_bounds__(kMostThreads)
-    solve_tasks(const BlockTask* tasks, double factor, double largest, bool staged, unsigned char* workspace,
-                std::size_t apart, int* status) {
-    const BlockTask task = tasks[blockIdx.x];
-    const auto rows = static_cast<int>(task.costs.rows), cols = static_cast<int>(task.costs.cols);
+__global__ void __launch_bounds__(kMostSolving, kSolvingTogether)
+    solve_tasks(Tasks tasks, double factor, double largest, bool staged, unsigned char* workspace,
+                std::size_t apart, int* status, int* any_flaws) {
+    const int which = static_cast<int>(blockIdx.x);
+    const DeviceMatrix given = tasks.of(which).costs;
+    const auto rows = static_cast<int>(given.rows), cols = static_cast<int>(given.cols);
     unsigned char* memory = workspace != nullptr ? workspace + blockIdx.x * apart : dynamic_shared();
     const std::size_t matching_bytes = (Matching::bytes(rows, cols) + 7) / 8 * 8;
-    Costs<S> costs{static_cast<const S*>(task.costs.data), task.costs.row_stride, factor, rows, cols};
+    Costs<S> costs{static_cast<const S*>(given.data), given.row_stride, factor, rows, cols};
     if (staged) {
         S* copy = reinterpret_cast<S*>(memory + matching_bytes);
-        stage(task.costs, copy);
+        stage(given, copy);
         costs.data = copy;
         costs.row_stride = cols;
         __syncthreads();
@@ -63,8 +93,12 @@ __global__ void __launch_bounds__(kMostThreads)
         int next = 0;
         if (!solver.augment(&next, rows)) flaws = kInfeasible;
     }
+    const BlockTask task = tasks.of(which);  // again: to keep it would take registers all the while
     if (threadIdx.x == 0) status[task.index] = flaws;
-    if (flaws != 0) return;
+    if (flaws != 0) {
+        if (threadIdx.x == 0 && any_flaws != nullptr) atomicOr(any_flaws, flaws);
+        return;
+    }
     const DeviceAnswer& to = task.answer;
     const double back = 1.0 / factor;
     double* const u = task.turned ? to.col_duals : to.row_duals;
@@ -137,10 +171,12 @@ class TaskGroup {
         Buffer<unsigned char> workspace(apart ? count * static_cast<std::int64_t>(matching) : 0, stream);
         Buffer<BlockTask> on_device(count, stream);
         on_device.upload(sent->keep(std::move(tasks_)).data());
+        Tasks tasks;
+        tasks.listed = on_device.get();
         launch(solve_tasks<S>,
                {dim3(static_cast<unsigned>(count)), dim3(threads_), apart ? std::size_t{0} : shared}, stream,
-               static_cast<const BlockTask*>(on_device.get()), factor, overflow_limit(rows, guarded), staged_,
-               workspace.get(), matching, status);
+               tasks, factor, overflow_limit(rows, guarded), staged_, workspace.get(), matching, status,
+               static_cast<int*>(nullptr));
     }
 
     // Some is needed for what the reductions exchange.
@@ -152,11 +188,10 @@ class TaskGroup {
     const bool staged_;
 };
 
-// Enough threads for a column or four each: a warp for the smallest, which needs no barrier.
+// Enough threads for a few columns each: a warp for the smallest, which needs no barrier.
 inline unsigned threads_for(std::int64_t cols) {
     if (cols <= 64) return 32;
-    if (cols <= 256) return 128;
-    return cols <= 1024 ? 256 : 1024;
+    return cols <= 512 ? 128 : kMostSolving;
 }
 
 template <class S>
@@ -176,6 +211,26 @@ void run_tasks(const std::vector<BlockTask>& tasks, double factor, bool guarded,
         groups[{threads_for(task.costs.cols), fits_staged<S>(task.costs, usable)}].push_back(task);
     for (auto& [key, members] : groups)
         TaskGroup<S>(std::move(members), key.first, key.second).run(factor, guarded, status, sent, stream);
+}
+
+inline std::vector<Outcome> outcomes_of(const std::vector<int>& flaws) {
+    std::vector<Outcome> outcomes;
+    for (const int flaw : flaws)
+        outcomes.push_back(flaw & kInvalid      ? Outcome::invalid_entry
+                           : flaw & kInfeasible ? Outcome::infeasible
+                                                : Outcome::optimal);
+    return outcomes;
+}
+
+inline Tasks stacked(const BatchStack& stack) {
+    const DeviceMatrix& costs = stack.first.costs;
+    Tasks tasks;
+    tasks.first = {costs, stack.first.answer, false, 0};
+    tasks.bytes_apart = stack.elements_apart * static_cast<std::int64_t>(bytes_of(costs.type));
+    tasks.pairs = std::min(costs.rows, costs.cols);
+    tasks.row_duals = costs.rows;
+    tasks.col_duals = costs.cols;
+    return tasks;
 }
 
 inline std::vector<Outcome> solve_batch_on(const std::vector<BatchProblem>& problems, bool maximize,
@@ -203,12 +258,58 @@ inline std::vector<Outcome> solve_batch_on(const std::vector<BatchProblem>& prob
         run_tasks<double>(again, sign * guard, true, status.get(), &sent, stream);
         flaws = status.on_host();
     }
-    std::vector<Outcome> outcomes;
-    for (const int flaw : flaws)
-        outcomes.push_back(flaw & kInvalid      ? Outcome::invalid_entry
-                           : flaw & kInfeasible ? Outcome::infeasible
-                                                : Outcome::optimal);
-    return outcomes;
+    return outcomes_of(flaws);
+}
+
+inline std::vector<BatchProblem> unstacked(const BatchStack& stack) {
+    std::vector<BatchProblem> problems;
+    const Tasks tasks = stacked(stack);
+    for (std::int64_t k = 0; k < stack.count; ++k) {
+        const BlockTask task = tasks.of(static_cast<int>(k));
+        problems.push_back({task.costs, task.answer});
+    }
+    return problems;
+}
+
+// Nothing where a launch cannot serve all as they lie, or costs are so large that they must be scaled.
+template <class S>
+std::optional<std::vector<Outcome>> solve_at_once(const BatchStack& stack, double sign, Stream stream) {
+    const bool turned = stack.first.costs.rows > stack.first.costs.cols;
+    Tasks tasks = stacked(stack);
+    tasks.first.turned = turned;
+    if (turned) tasks.first.costs = tasks.first.costs.transposed();
+    const DeviceMatrix& costs = tasks.first.costs;
+    const std::size_t usable = TaskGroup<S>::usable_shared_memory();
+    const bool staged = fits_staged<S>(costs, usable);
+    const std::size_t matching = (Matching::bytes(costs.rows, costs.cols) + 7) / 8 * 8;
+    if (!staged && (!lies_ready<S>(costs) || matching > usable)) return std::nullopt;
+    Buffer<int> status(stack.count + 1, stream);  // of each, and of all
+    int* const any = status.get() + stack.count;
+    fill_bytes(any, 0, sizeof *any, stream);
+    const std::size_t matrix = static_cast<std::size_t>(costs.rows * costs.cols) * sizeof(S);
+    launch(solve_tasks<S>,
+           {dim3(static_cast<unsigned>(stack.count)), dim3(threads_for(costs.cols)),
+            matching + (staged ? matrix : 0)},
+           stream, tasks, sign, overflow_limit(costs.rows, false), staged,
+           static_cast<unsigned char*>(nullptr), std::size_t{0}, status.get(), any);
+    int flaws = 0;
+    copy_to_host(&flaws, any, sizeof flaws, stream);
+    if (flaws == 0) return std::vector<Outcome>(static_cast<std::size_t>(stack.count), Outcome::optimal);
+    if (flaws & kOverflows) return std::nullopt;
+    std::vector<int> each = status.on_host();
+    each.pop_back();
+    return outcomes_of(each);
+}
+
+inline std::vector<Outcome> solve_stack_on(const BatchStack& stack, bool maximize, Stream stream) {
+    const double sign = maximize ? -1.0 : 1.0;
+    const Element type = stack.first.costs.type;
+    std::optional<std::vector<Outcome>> found;
+    if (stack.count < std::int64_t{1} << 31)
+        found = is_double(type)  ? solve_at_once<double>(stack, sign, stream)
+                : is_int32(type) ? solve_at_once<std::int32_t>(stack, sign, stream)
+                                 : solve_at_once<float>(stack, sign, stream);
+    return found ? *found : solve_batch_on(unstacked(stack), maximize, stream);
 }
 
 }  // namespace rebasin_fast::cuda

@@ -20,4 +20,15 @@ enum class Outcome : std::uint8_t { optimal, infeasible, invalid_entry };
 // types, mixed; none empty. Throws Error.
 std::vector<Outcome> solve_batch(const std::vector<BatchProblem>& problems, bool maximize, Stream stream);
 
+// Problems of one shape and type, at equal distances: `first` and those after it, whose answers follow one
+// another without gaps.
+struct BatchStack {
+    BatchProblem first;
+    std::int64_t count = 0;
+    std::int64_t elements_apart = 0;
+};
+
+// As solve_batch().
+std::vector<Outcome> solve_stack(const BatchStack& stack, bool maximize, Stream stream);
+
 }  // namespace rebasin_fast::cuda

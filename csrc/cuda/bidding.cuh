@@ -2,9 +2,10 @@
 // wins it (Bertsekas' Jacobi auction). What happens in a round depends on who bids, not on who comes first,
 // so that every run gives the same answer.
 //
-// A round is four steps that must not overlap: bids, claims, awards, and clearing up. While many rows bid,
-// each step is a launch over the whole device; once few do, one block runs round after round with barriers
-// between the steps. Neither needs the host, which looks only now and then how far things are.
+// While many rows bid, a round is four launches over the whole device, for its steps must not overlap: bids,
+// claims, awards, and clearing up. Once few do, one block runs round after round: the bids of a round lie in
+// its shared memory, where everybody sees who has won, and two barriers a round are enough. Neither needs the
+// host, which looks only now and then how far things are.
 //
 // D. P. Bertsekas: The auction algorithm: a distributed relaxation method for the assignment problem. Annals
 // of Operations Research 14, 105-123 (1988). doi:10.1007/BF02186476
@@ -17,6 +18,44 @@ namespace rebasin_fast::cuda {
 // So many rows that wait are read again together.
 inline constexpr int kWaitTogether = 64;
 
+// What a row does in a round.
+struct Bid {
+    int column;  // -1: none
+    unsigned long long key;
+};
+
+// By one warp: row i bids. Lane 0 learns the bid. Where there is none the row waits to be read again, in the
+// order in which *waiting is counted up, or rests.
+template <class S>
+__device__ inline Bid bid_of(const ListState<S>& s, int i, double eps, int* waiting, int* resting) {
+    constexpr Bid none{-1, kNoBid};
+    const bool decides = threadIdx.x % kWarp == 0;
+    const double bound = decides ? s.list_bound[i] : 0.0;  // asked for beside the list, not after it
+    const bool fresh = decides && s.fresh[i] != 0;
+    TwoLeast best = s.two_least(i);
+    if (!decides) return none;
+    if (fresh) s.fresh[i] = 0;
+    if (best.second > bound) {
+        // A list made at today's prices holds the best column, also if others not listed are as good.
+        if (!fresh && (best.first > bound || (best.first == bound && eps == 0.0))) {
+            s.stale[atomicAdd(waiting, 1)] = i;
+            return none;
+        }
+        best.second = bound;  // what is not listed is no better than this
+    }
+    if (best.first < kForbidden) {
+        const bool taken = (best.code & kTaken) != 0;
+        const int j = s.column_at(i, best.code & ~kTaken);
+        double decrement = best.second < kForbidden ? best.second - best.first : 0.0;
+        if (decrement > 0.0 || taken) decrement += eps;
+        const double now = s.matching.v[j], price = now - decrement;
+        if (!taken || price < now) return {j, key_of(price)};
+    }
+    atomicAdd(resting, 1);
+    return none;
+}
+
+// A round over the whole device.
 template <class S>
 class Round {
   public:
@@ -25,31 +64,12 @@ class Round {
 
     // By one warp: the row at place k of the queue bids, or goes to where it waits or rests.
     __device__ void bid(int k, double eps) const {
-        const int i = s_.queue(active_)[k];
-        TwoLeast best = s_.two_least(i);
+        const Bid made = bid_of(s_, s_.queue(active_)[k], eps, &s_.control->stale, &s_.control->resting);
         if (threadIdx.x % kWarp != 0) return;
-        s_.bid_column[k] = -1;
-        const double bound = s_.list_bound[i];
-        const bool fresh = s_.fresh[i] != 0;
-        s_.fresh[i] = 0;
-        if (best.second > bound) {
-            // A list made at today's prices holds the best column, also if others not listed are as good.
-            if (!fresh && (best.first > bound || (best.first == bound && eps == 0.0))) {
-                s_.stale[atomicAdd(&s_.control->stale, 1)] = i;
-                return;
-            }
-            best.second = bound;  // what is not listed is no better than this
-        }
-        if (!(best.first < kForbidden)) return rest();
-        const bool taken = (best.code & kTaken) != 0;
-        const int j = s_.column_at(i, best.code & ~kTaken);
-        double decrement = best.second < kForbidden ? best.second - best.first : 0.0;
-        if (decrement > 0.0 || taken) decrement += eps;
-        const double now = s_.matching.v[j], price = now - decrement;
-        if (taken && !(price < now)) return rest();
-        s_.bid_column[k] = j;
-        s_.bid_key[k] = key_of(price);
-        atomicMin(&s_.best_bid[j], s_.bid_key[k]);
+        s_.bid_column[k] = made.column;
+        if (made.column < 0) return;
+        s_.bid_key[k] = made.key;
+        atomicMin(&s_.best_bid[made.column], made.key);
     }
 
     // By one thread each: of those who bid the lowest price, the lowest row wins.
@@ -91,8 +111,6 @@ class Round {
     }
 
   private:
-    __device__ void rest() const { atomicAdd(&s_.control->resting, 1); }
-
     const ListState<S> s_;
     const int active_, count_;
 };
@@ -153,32 +171,88 @@ __global__ void stale_done(ListState<S> s, bool all) {
     c.rescan = 0;
 }
 
+// Most bidders that one block serves.
+inline constexpr int kMostFew = 256;
+
+// Rounds of one block, in its shared memory.
+struct FewBids {
+    int rows[2][kMostFew];  // who bids in this round, and who in the next
+    int count[2];
+    int waiting, resting;  // as in Control
+    int column[kMostFew], holder[kMostFew];
+    unsigned long long key[kMostFew];
+
+    // Of those who bid the lowest price for a column, the lowest row wins it.
+    __device__ bool wins(const int* row, int k, int bidders) const {
+        for (int other = 0; other < bidders; ++other)
+            if (column[other] == column[k] &&
+                (key[other] < key[k] || (key[other] == key[k] && row[other] < row[k])))
+                return false;
+        return true;
+    }
+};
+
 // Few rows bid: one block, round after round, at most `rounds` of them.
 template <class S>
 __global__ void __launch_bounds__(kMostThreads) bid_few(ListState<S> s, int rounds) {
-    REBASIN_FAST_SHARED(int, bidders, 1);
+    REBASIN_FAST_SHARED(FewBids, few, 1);
     const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-    for (; rounds > 0; --rounds) {
-        if (t == 0) {
-            const Control& c = *s.control;
-            const int count = c.count[c.active];
-            const bool go_on = count + c.stale > c.enough && c.stale < kWaitTogether && !c.spent();
-            *bidders = go_on && count <= c.few ? count : 0;
+    Control& c = *s.control;
+    const int active = c.active, queued = c.count[active], enough = c.enough;
+    const bool for_a_block = queued <= c.few;
+    const long long budget = c.budget, last_round = c.last_round;
+    const double eps = c.eps;
+    long long bids = c.bids, round = c.rounds;
+    int bidders = for_a_block ? queued : 0, waiting = c.stale, turn = 0;
+    for (int k = t; k < bidders; k += threads) few->rows[0][k] = s.queue(active)[k];
+    if (t == 0) {
+        few->count[1] = 0;
+        few->waiting = waiting;
+        few->resting = c.resting;
+    }
+    __syncthreads();  // and now everybody has read how things stand
+    for (; rounds > 0 && bidders > 0; --rounds) {
+        if (bidders + waiting <= enough || waiting >= kWaitTogether) break;
+        if (bids >= budget || round >= last_round) break;
+        const int* row = few->rows[turn];
+        for (int k = t / kWarp; k < bidders; k += threads / kWarp) {
+            const Bid made = bid_of(s, row[k], eps, &few->waiting, &few->resting);
+            if (t % kWarp != 0) continue;
+            few->column[k] = made.column;
+            few->key[k] = made.key;
+            if (made.column >= 0) few->holder[k] = s.matching.row_of_col[made.column];
         }
         __syncthreads();
-        const int count = *bidders;
-        if (count == 0) break;
-        const Round<S> round(s, count);
-        for (int k = t / kWarp; k < count; k += threads / kWarp) round.bid(k, s.control->eps);
+        turn = 1 - turn;
+        waiting = few->waiting;  // nobody bids between these barriers
+        for (int k = t; k < bidders; k += threads) {
+            const int j = few->column[k];
+            if (j < 0) continue;
+            int next = row[k];
+            if (few->wins(row, k, bidders)) {
+                s.matching.v[j] = of_key(few->key[k]);
+                s.matching.row_of_col[j] = next;
+                s.matching.col_of_row[next] = j;
+                next = few->holder[k];
+                if (next < 0) continue;
+                s.matching.col_of_row[next] = -1;
+            }
+            few->rows[turn][atomicAdd(&few->count[turn], 1)] = next;
+        }
+        if (t == 0) few->count[1 - turn] = 0;  // for the round after the next; the last has been read
+        bids += bidders;
+        ++round;
         __syncthreads();
-        for (int k = t; k < count; k += threads) round.claim(k);
-        __syncthreads();
-        for (int k = t; k < count; k += threads) round.award(k);
-        __syncthreads();
-        for (int k = t; k < count; k += threads) round.clear(k);
-        if (t == 0) round.advance();  // which nobody looks at before the next barrier
+        bidders = few->count[turn];
     }
-    if (t == 0) call_stale(*s.control);
+    for (int k = t; k < bidders; k += threads) s.queue(active)[k] = few->rows[turn][k];
+    if (t != 0) return;
+    if (for_a_block) c.count[active] = bidders;
+    c.stale = waiting;
+    c.resting = few->resting;
+    c.bids = bids;
+    c.rounds = round;
+    call_stale(c);
 }
 
 // Begins a phase. One thread, before enqueue_free().

@@ -58,11 +58,12 @@ class BlockSolver {
         Bits flaws = Bits::none();
         for (int j = t_; j < c_.cols; j += threads_) {
             Least best = Least::none();
-            for (int i = 0; i < c_.rows; ++i) {
-                const double cost = c_.at(i, j);
+            const auto look = [&](int i, auto element) {
+                const double cost = c_.cost(element);
                 flaws.value |= static_cast<unsigned>(flaws_of(cost, largest));
                 best.take({cost, i == j ? -1 : i});  // a constant matrix gives the identity
-            }
+            };
+            fetch_ahead<4>(0, 1, c_.rows, [&](int i) { return c_.row(i)[j]; }, look);
             const bool usable = square && best.value < kForbidden;
             s_.v[j] = usable ? best.value : 0.0;
             s_.row_of_col[j] = usable ? (best.code < 0 ? j : best.code) : -1;
@@ -114,7 +115,7 @@ class BlockSolver {
             double least = kForbidden;
             const auto row = c_.row(i);
             for (int j = lane; j < c_.cols; j += kWarp) least = fmin(least, c_.cost(row[j]) - s_.v[j]);
-            least = over_warp(Least{least, 0}).value;
+            least = least_over_warp(least);
             if (lane == 0) {
                 const int j = s_.col_of_row[i];
                 const double cost = c_.cost(row[j]);
@@ -128,13 +129,35 @@ class BlockSolver {
     __device__ double sum(double mine) { return sum_over_block_(Sum{mine}).value; }
 
   private:
+    // Calls use(k, fetch(k)) for k = first, first + step, ... below `end`. Several are fetched before the
+    // first is used: memory takes as long for one.
+    template <int ahead, class Fetch, class Use>
+    __device__ static void fetch_ahead(int first, int step, int end, Fetch fetch, Use use) {
+        for (; first < end; first += ahead * step) {
+            decltype(fetch(0)) fetched[ahead] = {};
+            REBASIN_FAST_UNROLL
+            for (int k = 0; k < ahead; ++k)
+                if (first + k * step < end) fetched[k] = fetch(first + k * step);
+            REBASIN_FAST_UNROLL
+            for (int k = 0; k < ahead; ++k)
+                if (first + k * step < end) use(first + k * step, fetched[k]);
+        }
+    }
+
+    // Calls use(j, element) for this thread's share of row i.
+    template <class Use>
+    __device__ void each_of_row(int i, Use use) const {
+        const auto row = c_.row(i);
+        fetch_ahead<4>(t_, threads_, c_.cols, [&](int j) { return row[j]; }, use);
+    }
+
     // Row i takes its best column and lowers the price until the second best is as good. Returns the row to
     // bid next: the one displaced, if that has brought anything.
     __device__ int bid(int i) {
         TwoLeast best = TwoLeast::none();
-        const auto row = c_.row(i);
-        for (int j = t_; j < c_.cols; j += threads_)
-            best.take(c_.cost(row[j]) - s_.v[j], s_.row_of_col[j] < 0 ? j : j | kTaken);
+        each_of_row(i, [&](int j, auto element) {
+            best.take(c_.cost(element) - s_.v[j], s_.row_of_col[j] < 0 ? j : j | kTaken);
+        });
         best = two_over_block_(best);
         if (!(best.first < kForbidden)) return -1;
         const int j = best.code & ~kTaken, displaced = s_.row_of_col[j];
@@ -157,10 +180,10 @@ class BlockSolver {
             s_.length[j] = kForbidden;
             s_.settled[j] = 0;
         }
-        double offset = 0.0, reach = 0.0;
+        double reach = 0.0;
         int sink = -1;
-        for (int i = root; sink < 0;) {
-            const Least nearest = relax(i, offset);
+        for (int i = root, from = -1; sink < 0;) {
+            const Least nearest = relax(i, from, reach);
             if (!(nearest.value < kForbidden)) return false;
             const int j = nearest.code & ~kTaken;
             reach = nearest.value;
@@ -169,7 +192,7 @@ class BlockSolver {
             } else {
                 if (j % threads_ == t_) s_.settled[j] = 1;  // only its own thread looks at it
                 i = s_.row_of_col[j];
-                offset = reach - (c_.at(i, j) - s_.v[j]);
+                from = j;
             }
         }
         __syncthreads();
@@ -187,19 +210,21 @@ class BlockSolver {
         return true;
     }
 
-    // Extends paths through row i; returns the nearest column that is not settled.
-    __device__ Least relax(int i, double offset) {
+    // Extends paths through row i, whose own column `from`, if it has one, is `reach` away; returns the
+    // nearest column that is not settled. What the row's own cell costs is fetched along with the others.
+    __device__ Least relax(int i, int from, double reach) {
         Least nearest = Least::none();
-        const auto row = c_.row(i);
-        for (int j = t_; j < c_.cols; j += threads_) {
-            if (s_.settled[j]) continue;
-            const double through = offset + (c_.cost(row[j]) - s_.v[j]);
+        const auto own = from >= 0 ? c_.row(i)[from] : decltype(+c_.row(i)[0]){};
+        each_of_row(i, [&](int j, auto element) {
+            if (s_.settled[j]) return;
+            const double offset = from >= 0 ? reach - (c_.cost(own) - s_.v[from]) : 0.0;
+            const double through = offset + (c_.cost(element) - s_.v[j]);
             if (through < s_.length[j]) {
                 s_.length[j] = through;
                 s_.pred[j] = i;
             }
             nearest.take({s_.length[j], s_.row_of_col[j] < 0 ? j : j | kTaken});
-        }
+        });
         return least_over_block_(nearest);
     }
 

@@ -2,6 +2,7 @@
 // headers.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
@@ -40,6 +41,21 @@ struct DeviceAnswer {
     double* cost = nullptr;           // one number; of integers the exact one
     double* gap = nullptr;            // one number: sum of reduced costs on the chosen cells
 };
+
+inline std::size_t bytes_of(Element type) {
+    switch (type) {
+        case Element::f64:
+            return 8;
+        case Element::f32:
+        case Element::i32:
+            return 4;
+        case Element::i8:
+        case Element::u8:
+            return 1;
+        default:
+            return 2;
+    }
+}
 
 // Storage while solving: what holds every element exactly.
 inline bool is_double(Element type) {

@@ -16,6 +16,7 @@
 #ifdef REBASIN_FAST_EMULATE_CUDA
 #include "tests/cuda_emulation/language.hpp"
 
+#define REBASIN_FAST_UNROLL
 #define REBASIN_FAST_SHARED(type, name, count) \
     static const char name##_key = 0;          \
     auto& name =                               \
@@ -23,6 +24,7 @@
 #else
 #include <cuda_runtime.h>
 
+#define REBASIN_FAST_UNROLL _Pragma("unroll")
 #define REBASIN_FAST_SHARED(type, name, count) __shared__ type name[count]
 #endif
 

@@ -58,6 +58,7 @@ struct ListState {
 
     // Where among equals row i begins to look, so that rows full of ties do not all want the same.
     __device__ int place_of(int i) const {
+        if (costs.cols == costs.rows) return i;  // a division takes longer than all else that a bid computes
         return static_cast<int>(static_cast<long long>(i) * costs.cols / costs.rows);
     }
     __device__ int distance(int i, int j) const {
@@ -76,38 +77,40 @@ struct ListState {
     }
     __device__ double reduced_at(int i, int j) const { return at(i, j) - matching.v[j]; }
 
-    // By all lanes of a warp: the smallest reduced cost of row i's list. Looks at no matching.
-    __device__ double least(int i) const {
-        Least best = Least::none();
+    // By all lanes of a warp: calls use(column, reduced cost) for this lane's share of row i's list. Entries
+    // are asked for before it is known how many there are: whoever waits for one waits for the next as well.
+    template <class Use>
+    __device__ void each_listed(int i, Use use) const {
+        constexpr int each = kListed / kWarp;
+        const int lane = static_cast<int>(threadIdx.x) % kWarp;
+        const std::int64_t at = static_cast<std::int64_t>(i) * kListed + lane;
+        int columns[each];
+        S elements[each];
+        for (int e = 0; e < each; ++e) {
+            columns[e] = list_columns[at + e * kWarp];
+            elements[e] = list_costs[at + e * kWarp];
+        }
         const int size = list_size[i];
-        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
-        for (int k = static_cast<int>(threadIdx.x) % kWarp; k < size; k += kWarp)
-            best.take({costs.cost(list_costs[at + k]) - matching.v[list_columns[at + k]], 0});
-        return over_warp(best).value;
+        for (int e = 0; e < each; ++e)
+            if (e * kWarp + lane < size) use(columns[e], costs.cost(elements[e]) - matching.v[columns[e]]);
     }
 
-    // By all lanes of a warp: the two smallest reduced costs of row i's list. The code tells the distance of
-    // the column and whether it is taken; free columns come first.
+    // The smallest reduced cost of row i's list. Looks at no matching.
+    __device__ double least(int i) const {
+        double best = kForbidden;
+        each_listed(i, [&](int, double reduced) { best = fmin(best, reduced); });
+        return least_over_warp(best);
+    }
+
+    // The two smallest reduced costs of row i's list. The code tells the distance of the column and whether
+    // it is taken; free columns come first.
     __device__ TwoLeast two_least(int i) const {
         TwoLeast best = TwoLeast::none();
-        const int size = list_size[i];
-        const std::int64_t at = static_cast<std::int64_t>(i) * kListed;
-        for (int k = static_cast<int>(threadIdx.x) % kWarp; k < size; k += kWarp) {
-            const int j = list_columns[at + k];
-            const int code = distance(i, j) | (matching.row_of_col[j] < 0 ? 0 : kTaken);
-            best.take(costs.cost(list_costs[at + k]) - matching.v[j], code);
-        }
+        each_listed(i, [&](int j, double reduced) {
+            best.take(reduced, distance(i, j) | (matching.row_of_col[j] < 0 ? 0 : kTaken));
+        });
         return over_warp(best);
     }
 };
-
-// Orders doubles as unsigned integers, for atomicMin.
-__device__ inline unsigned long long key_of(double x) {
-    const auto bits = static_cast<unsigned long long>(__double_as_longlong(x));
-    return bits >> 63 != 0 ? ~bits : bits | 1ull << 63;
-}
-__device__ inline double of_key(unsigned long long key) {
-    return __longlong_as_double(static_cast<long long>(key >> 63 != 0 ? key & ~(1ull << 63) : ~key));
-}
 
 }  // namespace rebasin_fast::cuda

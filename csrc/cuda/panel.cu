@@ -114,10 +114,6 @@ std::optional<Element> panel_element(std::string_view name) {
     return std::nullopt;
 }
 
-std::size_t bytes_of(Element type) {
-    return type == Element::f64 ? 8 : type == Element::f32 ? 4 : 2;
-}
-
 void gather_panel(const PanelJob& job, Stream stream, std::int64_t most) {
     for (const PanelAxis& axis : job.axes)
         if (axis.less != nullptr && !gathered(axis))

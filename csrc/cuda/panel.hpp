@@ -16,7 +16,6 @@ namespace rebasin_fast::cuda {
 
 // By torch's name; nothing for a type that is not gathered.
 std::optional<Element> panel_element(std::string_view name);
-std::size_t bytes_of(Element type);
 
 // An axis of the panel, outermost first.
 struct PanelAxis {

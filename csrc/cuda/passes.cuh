@@ -220,7 +220,7 @@ __global__ void prove_rows(ListState<S> s, Costs<S> panel, int first, int count,
         const S* row = panel.row(k);
         for (int j = lane; j < s.costs.cols; j += kWarp)
             least = fmin(least, s.costs.cost(row[j]) - s.matching.v[j]);
-        least = over_warp(Least{least, 0}).value;
+        least = least_over_warp(least);
         if (lane == 0) {
             const int i = first + k, j = s.matching.col_of_row[i];
             gaps[i] = s.costs.cost(row[j]) - s.matching.v[j] - least;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "cuda/factors.cuh"
@@ -104,6 +106,17 @@ class RowSource {
             is_stored() ? costs_ : panel(Wanted{nullptr, nullptr, static_cast<int>(i), 1, 1}, 1);
         const S* row = is_stored() ? from.data + i * from.row_stride : from.data;
         copy_to_host(to, row, static_cast<std::size_t>(costs_.cols) * sizeof(S), stream_);
+    }
+
+    // The whole matrix; null where there is none without gaps, or it is larger than `most_bytes`, or the host
+    // has no room for it.
+    std::unique_ptr<S[]> all_on_host(std::int64_t most_bytes) const {
+        const std::int64_t count = std::int64_t{costs_.rows} * costs_.cols;
+        const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(S));
+        if (!is_stored() || costs_.row_stride != costs_.cols || bytes > most_bytes) return nullptr;
+        std::unique_ptr<S[]> all(new (std::nothrow) S[static_cast<std::size_t>(count)]);
+        if (all != nullptr) copy_to_host(all.get(), costs_.data, static_cast<std::size_t>(bytes), stream_);
+        return all;
     }
 
     void scale(double factor) { costs_.sign *= factor; }

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "cuda/batch.cuh"
@@ -163,12 +164,12 @@ class DeviceSolver {
     std::int64_t bid(double eps, std::int64_t budget,
                      long long most_reads = std::numeric_limits<long long>::max()) {
         launch(begin_phase<S>, {1, 1}, stream_, state_, eps, static_cast<long long>(budget),
-               static_cast<long long>(eps > 0.0 ? budget : kReductionRounds), options_.few_bidders,
+               static_cast<long long>(eps > 0.0 ? budget : kReductionRounds), few_bidders(),
                source_.together(), enough(eps));
         launch(enqueue_free<S>, {blocks(rows_, 256), 256}, stream_, state_);
         std::int64_t bidders = rows_;
         for (;;) {
-            if (bidders > options_.few_bidders)
+            if (bidders > few_bidders())
                 for (int k = 0; k < 8; ++k) round_of_many();
             for (int k = 0; k < 8; ++k) rounds_of_few();
             const Control& now = control();
@@ -182,6 +183,8 @@ class DeviceSolver {
     // So many bidders left end a phase of eps-scaling. The last few would go on one after the other for most
     // of its rounds, while the next phase lets everybody bid again in any case.
     int enough(double eps) const { return eps > 0.0 ? static_cast<int>(rows_ / kFewOf) : 0; }
+
+    int few_bidders() const { return std::min(options_.few_bidders, kMostFew); }
 
     void round_of_many() {
         launch(bid_step<S>, {blocks_for(rows_, 8), 256}, stream_, state_);
@@ -239,11 +242,13 @@ class DeviceSolver {
         const double least = slack_ * kEpsLeast;
         for (bool first = true; eps > least && !stopped_; first = false) {
             release();
+            std::int64_t free = rows_;
             for (int raises = 0; first && raises < kMostRaises && !stopped_; ++raises) {
-                if (static_cast<double>(bid(eps, kFirstBids * rows_)) <= kManyLeft * n) break;
+                free = bid(eps, kFirstBids * rows_);
+                if (static_cast<double>(free) <= kManyLeft * n) break;
                 eps = whole(eps * kEpsRise);
             }
-            bid(eps, kScalingBids * rows_);
+            if (free > enough(eps)) bid(eps, kScalingBids * rows_);
             eps = whole(eps / kEpsFall);
         }
     }
@@ -258,14 +263,24 @@ class DeviceSolver {
 
     // What is left is steps one after the other, each in a handful of columns: the host's work. It takes
     // matching, prices and fresh lists along, and asks for single rows where it must; when it has had to ask
-    // for many it gets fresh lists. Sets complete_ when all rows are matched.
+    // for many it gets fresh lists, and when it would ask for a quarter of them (as where costs are
+    // distances, and trees grow large) all rows at once: single ones take longer to come than to be read.
+    // Sets complete_ when all rows are matched.
     Status paths_on_host() {
-        constexpr int refreshes = 8;
-        std::int64_t reads = 64 + rows_ / 16;
+        constexpr int refreshes = 8, patience = 2;
+        std::int64_t reads = options_.first_reads > 0 ? options_.first_reads : 64 + rows_ / 16;
+        std::unique_ptr<S[]> all;
+        const auto fetch = [&](std::int64_t i, S* row) {
+            if (all != nullptr)
+                std::copy_n(all.get() + i * cols_, cols_, row);
+            else
+                source_.copy_row(i, row);
+        };
         for (int k = 0; k < refreshes; ++k, reads *= 2) {
             list_rows();
             HostProblem<S> problem = on_host();
-            const auto fetch = [&](std::int64_t i, S* row) { source_.copy_row(i, row); };
+            if (k == patience) all = source_.all_on_host(options_.most_host_bytes);
+            if (all != nullptr) reads = std::max(reads, 4 * rows_);
             std::int64_t found = 0;
             const PathsFound outcome =
                 find_paths_on_host<S>(&problem, fetch, options_.interrupt, reads, &found);
@@ -275,7 +290,7 @@ class DeviceSolver {
             if (outcome == PathsFound::interrupted) return Status::interrupted;
             take_back(problem);
             complete_ = outcome == PathsFound::all;
-            if (complete_ || found == 0) break;
+            if (complete_ || (found == 0 && k >= patience)) break;
         }
         return Status::optimal;
     }
@@ -375,8 +390,9 @@ SolveOutcome solve_large(const DeviceMatrix& costs, const DeviceAnswer& answer, 
 
 inline SolveOutcome solve_on(const DeviceMatrix& costs, const DeviceAnswer& answer,
                              const SolveOptions& options, Stream stream) {
-    if (std::min(costs.rows, costs.cols) <= options.for_a_block) {
-        const Outcome outcome = solve_batch_on({{costs, answer}}, options.maximize, stream)[0];
+    const std::int64_t few = options.for_a_block;
+    if (std::min(costs.rows, costs.cols) <= few && std::max(costs.rows, costs.cols) <= 16 * few) {
+        const Outcome outcome = solve_stack_on({{costs, answer}, 1, 0}, options.maximize, stream)[0];
         SolveOutcome result;
         result.status = outcome == Outcome::optimal      ? Status::optimal
                         : outcome == Outcome::infeasible ? Status::infeasible

@@ -161,6 +161,102 @@ TEST_CASE(huge, "costs whose sums overflow float64") {
     batch.check(true);
 }
 
+// Problems of one shape one after the other in memory, with a gap, and their answers without one.
+struct StackOfProblems {
+    std::vector<Stored> problems;
+    std::vector<unsigned char> bytes;
+    std::vector<std::int64_t> row_ind, col_ind;
+    std::vector<double> u, v, cost, gap;
+    BatchStack stack;
+
+    StackOfProblems(const std::vector<Entry>& entries, Element type, int rows, int cols) {
+        constexpr int between = 5;  // elements
+        for (const Entry& entry : entries) {
+            problems.push_back(stored(entry, type, rows, cols, Layout::rows));
+            const std::vector<unsigned char>& one = problems.back().bytes;
+            bytes.insert(bytes.end(), one.begin(), one.end());
+            bytes.resize(bytes.size() + between * size_of(type));
+        }
+        const std::size_t count = entries.size(), n = std::size_t(rows), m = std::size_t(cols);
+        row_ind.assign(count * std::min(n, m), -1);
+        col_ind = row_ind;
+        u.resize(count * n);
+        v.resize(count * m);
+        cost.resize(count);
+        gap.resize(count);
+        stack.first.costs = {bytes.data(), type, rows, cols, cols, 1};
+        stack.first.answer = {row_ind.data(), col_ind.data(), u.data(), v.data(), cost.data(), gap.data()};
+        stack.count = static_cast<std::int64_t>(count);
+        stack.elements_apart = std::int64_t{rows} * cols + between;
+    }
+
+    Room room(std::size_t k) const {
+        const int rows = problems[k].rows, cols = problems[k].cols;
+        Room one(rows, cols);
+        const auto part = [k](const auto& all, auto* to) {
+            const auto first = all.begin() + static_cast<std::ptrdiff_t>(k * to->size());
+            std::copy_n(first, to->size(), to->begin());
+        };
+        part(row_ind, &one.row_ind);
+        part(col_ind, &one.col_ind);
+        part(u, &one.u);
+        part(v, &one.v);
+        one.cost = cost[k];
+        one.gap = gap[k];
+        return one;
+    }
+};
+
+TEST_CASE(a_stack, "a stack in one launch, square, wide and tall, with and without room for it") {
+    Random random(17);
+    const auto launches_for = [&](Element type, int rows, int cols, bool maximize) {
+        std::vector<Entry> entries;
+        for (const int family : {0, 1, 2, 3}) {
+            const Family& f = families()[static_cast<std::size_t>(family)];
+            entries.push_back(f.make(random, rows, cols));
+        }
+        StackOfProblems all(entries, type, rows, cols);
+        const std::uint64_t before = emulation::launches();
+        const std::vector<Outcome> outcomes = solve_stack_on(all.stack, maximize, nullptr);
+        CHECK(emulation::live_allocations() == 0);
+        for (std::size_t k = 0; k < entries.size(); ++k) {
+            CHECK(outcomes[k] == Outcome::optimal);
+            check_answer(all.problems[k], maximize, all.room(k), "stacked");
+        }
+        return emulation::launches() - before;
+    };
+    for (const Element type : {Element::f32, Element::f64, Element::f16, Element::i32, Element::i8})
+        for (const auto& [rows, cols] : {std::pair{20, 20}, {9, 30}, {30, 9}})
+            CHECK(launches_for(type, rows, cols, type == Element::f64) == 1);
+    const std::size_t before = emulation::settings().shared_limit;
+    emulation::settings().shared_limit = std::size_t{9} << 10;
+    CHECK(launches_for(Element::f32, 70, 70, false) == 1);   // read where it lies
+    CHECK(launches_for(Element::f16, 70, 70, false) > 1);    // which halves are not
+    CHECK(launches_for(Element::f32, 20, 230, false) == 1);  // its matching lies in memory
+    emulation::settings().shared_limit = before;
+}
+
+TEST_CASE(a_bad_stack, "outcomes of a stack: which problem is bad is told, and huge ones are solved") {
+    Random random(18);
+    const Entry good = families()[0].make(random, 9, 9);
+    const auto row_of = [&](double x) {
+        return Entry([&, x](int i, int) { return i == 4 ? x : unit(random); });
+    };
+    StackOfProblems some({good, row_of(std::nan("")), row_of(kInf), good}, Element::f32, 9, 9);
+    const std::vector<Outcome> found = solve_stack_on(some.stack, false, nullptr);
+    CHECK(found[0] == Outcome::optimal && found[3] == Outcome::optimal);
+    CHECK(found[1] == Outcome::invalid_entry && found[2] == Outcome::infeasible);
+    check_answer(some.problems[3], false, some.room(3), "beside bad ones");
+    CHECK(some.col_ind[2 * 9] == -1);
+
+    const Entry huge = [&](int, int) { return 1e308 * (unit(random) - 0.5); };
+    StackOfProblems large({good, huge}, Element::f64, 9, 9);
+    for (const Outcome outcome : solve_stack_on(large.stack, false, nullptr))
+        CHECK(outcome == Outcome::optimal);
+    for (const std::size_t k : {std::size_t{0}, std::size_t{1}})
+        check_answer(large.problems[k], false, large.room(k), "huge");
+}
+
 TEST_CASE(out_of_memory, "no memory at any step: an error, and nothing is kept") {
     Batch batch;
     batch.add(families()[0], Element::f32, 12, 12, Layout::rows);

@@ -1,9 +1,12 @@
 // The emulated device itself: that barriers, warp operations, shared memory and atomics do what CUDA says,
 // and that kernels which lack them are caught.
+#include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "cuda/kernel.cuh"
+#include "cuda/reduce.cuh"
 #include "tests/check.hpp"
 
 namespace rebasin_fast::cuda {
@@ -113,6 +116,45 @@ TEST_CASE(warps, "shuffles and votes are CUDA's, with widths and partial warps")
             CHECK(got[4] == 1 && got[5] == 0);
             CHECK(got[6] == (lane ^ 1));
             CHECK(got[7] == 1);
+        }
+    }
+}
+
+// What lanes hold, reduced; `by_shuffles` in the way of devices that have no instruction for it.
+__global__ void reductions(const double* values, const double* seconds, Least* least, TwoLeast* two,
+                           unsigned* by_shuffles, unsigned* by_instruction) {
+    const int lane = static_cast<int>(threadIdx.x);
+    least[lane] = over_warp(Least{values[lane], 100 + lane});
+    two[lane] = over_warp(TwoLeast{values[lane], seconds[lane], 100 + lane});
+    const auto number = static_cast<unsigned>(key_of(values[lane]) >> 32);
+    by_shuffles[lane] = least_by_shuffles(number);
+    by_instruction[lane] = least_over_warp(number);
+}
+
+TEST_CASE(reduced, "the least and the second over a warp: ties, both zeros, infinities, negative numbers") {
+    std::mt19937_64 random(3);
+    constexpr double inf = std::numeric_limits<double>::infinity();
+    for (int trial = 0; trial < 60; ++trial) {
+        double values[32], seconds[32];
+        for (int k = 0; k < 32; ++k) {
+            const double x = static_cast<double>(random() % 7) - (trial % 3);
+            values[k] = trial % 4 == 3             ? inf
+                        : x == 0.0 && random() % 2 ? -0.0
+                                                   : x * (trial % 2 ? 1e-310 : 1e300);
+            if (trial % 4 == 3 && trial % 8 == 3 && k == 9) values[k] = -inf;
+            seconds[k] = values[k] + static_cast<double>(random() % 2) * (trial % 2 ? 3e-320 : 1e299);
+        }
+        Least least[32];
+        TwoLeast two[32];
+        unsigned by_shuffles[32], by_instruction[32];
+        launch(reductions, {1, 32}, nullptr, static_cast<const double*>(values),
+               static_cast<const double*>(seconds), +least, +two, +by_shuffles, +by_instruction);
+        TwoLeast want = TwoLeast::none();
+        for (int k = 0; k < 32; ++k) want.take(TwoLeast{values[k], seconds[k], 100 + k});
+        for (int k = 0; k < 32; ++k) {
+            CHECK(least[k].value == want.first && least[k].code == want.code);
+            CHECK(two[k].first == want.first && two[k].second == want.second && two[k].code == want.code);
+            CHECK(by_shuffles[k] == by_instruction[k]);
         }
     }
 }

@@ -87,6 +87,22 @@ TEST_CASE(large, "lists that do not hold a whole row: bidding, scaling, rows rea
     CHECK(augmentations > 0);
 }
 
+TEST_CASE(reads,
+          "rows that the host asks for come one by one, then all at once if there is room, or it gives up") {
+    Random random(13);  // of these, rows are asked for in vain twice
+    constexpr int n = 128;
+    const std::vector<double> x = draws(random, n), y = draws(random, n);
+    const Entry distances = [&](int i, int j) { return std::abs(x[std::size_t(i)] - y[std::size_t(j)]); };
+    const Stored s = stored(distances, Element::f64, n, n, Layout::rows);
+    for (const std::int64_t most_bytes : {std::int64_t{1} << 20, std::int64_t{0}})
+        for (const std::int64_t first_reads : {std::int64_t{1}, std::int64_t{0}}) {
+            SolveOptions options;
+            options.first_reads = first_reads;
+            options.most_host_bytes = most_bytes;
+            check_solved(s, "distances on a line, few reads", options);
+        }
+}
+
 TEST_CASE(same_answer, "the same answer whatever the order in which threads run") {
     Random random(6);
     for (const int family : {1, 2, 4}) {

@@ -76,6 +76,11 @@ def as_device_array(value: Any) -> DeviceArray:
     )
 
 
+def address_of(array: Array) -> int:
+    """Return where a new array on a device lies; quicker than `as_device_array`, which tells the rest too."""
+    return int(array.data_ptr() if torch_of(array) is not None else array.data.ptr)
+
+
 def _torch_stream(torch: Any, device: Any) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream)
 

@@ -16,6 +16,7 @@ from rebasin_fast._arrays import Array, cast, lies_on_cuda
 from rebasin_fast._cost_matrix import as_duals
 from rebasin_fast._device_arrays import (
     DeviceArray,
+    address_of,
     as_dense_device_array,
     as_device_array,
     copied_beside,
@@ -173,7 +174,7 @@ class _Places:
 
     def addresses(self) -> list[int]:
         names = ("row_ind", "col_ind", "row_duals", "col_duals", "cost", "gap")
-        return [as_device_array(self._arrays[name]).address if name in self._arrays else 0 for name in names]
+        return [address_of(self._arrays[name]) if name in self._arrays else 0 for name in names]
 
     def clear(self) -> None:
         for array in self._arrays.values():

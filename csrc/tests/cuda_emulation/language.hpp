@@ -90,6 +90,11 @@ inline int __all_sync(unsigned mask, int predicate, REBASIN_FAST_HERE) {
     return __ballot_sync(mask, !predicate, line, file) == 0;
 }
 
+inline unsigned __reduce_min_sync(unsigned mask, unsigned value, REBASIN_FAST_HERE) {
+    return ::rebasin_fast::emulation::exchange(mask, value, ::rebasin_fast::emulation::lane(), {file, line})
+        .least;
+}
+
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, REBASIN_FAST_HERE) {
     const int lane = ::rebasin_fast::emulation::lane();

@@ -344,7 +344,7 @@ void Machine::release_warp(Fiber* member) {
     if ((members & ~lanes.waiting) != 0) return;
     const std::unique_ptr<Fiber>* fibers =
         member->block->fibers.data() + static_cast<std::size_t>(member->warp) * kWarp;
-    std::uint32_t nonzero = 0;
+    std::uint32_t nonzero = 0, least = ~std::uint32_t{0};
     for (std::uint32_t left = members; left != 0; left &= left - 1) {
         const Fiber& there = *fibers[std::countr_zero(left)];
         if (there.mask != member->mask || there.site.line != member->site.line ||
@@ -359,10 +359,11 @@ void Machine::release_warp(Fiber* member) {
             return;
         }
         nonzero |= std::uint32_t{there.value != 0} << there.lane;
+        least = std::min(least, static_cast<std::uint32_t>(there.value));
     }
     for (std::uint32_t left = members; left != 0; left &= left - 1) {
         Fiber* there = fibers[std::countr_zero(left)].get();
-        there->result = {fibers[there->source]->value, nonzero};
+        there->result = {fibers[there->source]->value, nonzero, least};
         there->state = Fiber::State::ready;
         there->here.warp_steps += there->orders_memory && members == lanes.alive;
         ready_.push_back(there);

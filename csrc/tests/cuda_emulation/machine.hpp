@@ -90,10 +90,11 @@ void barrier(Site site);  // __syncthreads
 void perhaps_yield();     // where other threads may well come in between
 
 // An operation of the lanes in `mask`. Every one gives a value and learns that of lane `source` of its warp,
-// and the mask of those lanes whose value was not 0.
+// the mask of those lanes whose value was not 0, and the least of the values as 32-bit numbers.
 struct Exchanged {
     std::uint64_t value;
     std::uint32_t nonzero;
+    std::uint32_t least;
 };
 Exchanged exchange(std::uint32_t mask, std::uint64_t value, int source, Site site);
 void warp_barrier(std::uint32_t mask, Site site);  // __syncwarp, which alone orders memory, too
