@@ -50,14 +50,16 @@ class DeviceSolver {
   private:
     // As in csrc/lap/lists.cpp, where it is said what they are for.
     static constexpr double kFewFree = 0.001, kMuchCompetition = 0.25, kEpsOfMuch = 0.125;
-    static constexpr double kEpsOfLittle = 0.025, kEpsLeast = 1e-5, kEpsFall = 7.0, kEpsRise = 8.0;
+    static constexpr double kEpsOfLittle = 0.012, kEpsOfCorrection = 0.025, kEpsLeast = 1e-5,
+                            kEpsFallOfMuch = 7.0, kEpsFallOfLittle = 14.0, kEpsRise = 8.0;
     static constexpr double kManyLeft = 0.01, kHopeless = 0.6, kNearlyRight = 0.1, kCorrectionFall = 20.0;
     static constexpr std::int64_t kReductionBids = 2, kFinalBids = 8, kScalingBids = 20, kFirstBids = 8;
     static constexpr std::int64_t kCorrectionReads = 2;
     static constexpr int kMostRaises = 32, kSeveral = 4, kCorrections = 2;
     // Rounds with eps = 0: a few rows that fight on and on for columns are better served by paths.
     static constexpr std::int64_t kReductionRounds = 2048;
-    static constexpr std::int64_t kFewOf = 256;  // less than kManyLeft, or eps would be raised for ever
+    static constexpr std::int64_t kFewLeft = 4,
+                                  kFewOf = 256;  // less than kManyLeft, or eps would be raised for ever
 
     bool square() const { return rows_ == cols_; }
     std::int64_t samples() const { return std::min<std::int64_t>(rows_, 2048); }
@@ -118,7 +120,7 @@ class DeviceSolver {
     // no short cut.
     bool correct() {
         const long long most_reads = seen_.rescans + kCorrectionReads * rows_;
-        double eps = whole(slack_ * kEpsOfLittle);
+        double eps = whole(slack_ * kEpsOfCorrection);
         for (int phase = 0; phase < kCorrections && eps > 0.0; ++phase) {
             bid(eps, kScalingBids * rows_, most_reads);
             if (stopped_ || seen_.rescans > most_reads) return false;
@@ -180,9 +182,12 @@ class DeviceSolver {
         return bidders + seen_.resting;
     }
 
-    // So many bidders left end a phase of eps-scaling. The last few would go on one after the other for most
-    // of its rounds, while the next phase lets everybody bid again in any case.
-    int enough(double eps) const { return eps > 0.0 ? static_cast<int>(rows_ / kFewOf) : 0; }
+    // So many bidders left end a phase of eps-scaling. The last of all would go on alone for most of its
+    // rounds, while the next phase lets everybody bid again in any case; more of them would be handed on from
+    // phase to phase, and end as long paths on the host.
+    int enough(double eps) const {
+        return eps > 0.0 ? static_cast<int>(std::min<std::int64_t>(kFewLeft, rows_ / kFewOf)) : 0;
+    }
 
     int few_bidders() const { return std::min(options_.few_bidders, kMostFew); }
 
@@ -237,7 +242,8 @@ class DeviceSolver {
     // eps-scaled bidding, from scratch in every phase but for the prices.
     void scale(std::int64_t left) {
         const double n = static_cast<double>(rows_);
-        double eps = slack_ * (static_cast<double>(left) > kMuchCompetition * n ? kEpsOfMuch : kEpsOfLittle);
+        const bool much = static_cast<double>(left) > kMuchCompetition * n;
+        double eps = slack_ * (much ? kEpsOfMuch : kEpsOfLittle);
         if (integral_ && eps > 0.0) eps = std::max(1.0, whole(eps));
         const double least = slack_ * kEpsLeast;
         for (bool first = true; eps > least && !stopped_; first = false) {
@@ -249,7 +255,7 @@ class DeviceSolver {
                 eps = whole(eps * kEpsRise);
             }
             if (free > enough(eps)) bid(eps, kScalingBids * rows_);
-            eps = whole(eps / kEpsFall);
+            eps = whole(eps / (much ? kEpsFallOfMuch : kEpsFallOfLittle));
         }
     }
 

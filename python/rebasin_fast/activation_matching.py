@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -33,7 +33,7 @@ from rebasin_fast._progress import Progress
 from rebasin_fast.evaluate import Loss, pair_of
 from rebasin_fast.layout import Structure
 from rebasin_fast.operator_sites import OperatorSite, TracedSites, watch_operators
-from rebasin_fast.prove import few_examples, require_proof
+from rebasin_fast.prove import few_examples, holds_examples, require_proof
 from rebasin_fast.sites import ActivationSite, Sites, bare_groups, require_sites, sites_by_group, watch
 from rebasin_fast.spec import PermutationSpec
 
@@ -202,17 +202,19 @@ def activation_matching(
     structure = Structure(spec.group_sizes(params_a), spec.blocks)
     total = len(batches) if isinstance(batches, Sized) else 0
     remaining = enumerate(batches)
-    waiting: list[tuple[int, Any]] = []  # the first; taken out again when its turn comes, as no batch is kept
+    waiting: list[tuple[int, Any]] = []  # the first; taken out again when their turn comes, as no batch is kept
     operators = _Operators(spec, model)
 
     def look() -> dict[str, tuple[Site, ...]] | None:
-        waiting.extend(islice(remaining, 1))
-        if not waiting:
-            return None
-        inputs = inputs_of(waiting[0][1], 0) if loss is None else pair_of(waiting[0][1], 0)[0]
-        if prove:
-            require_proof(spec, model, params_a, few_examples(inputs))
-        return operators.completed(by_group, inputs) if isinstance(sites, str) else None
+        for done, batch in remaining:
+            waiting.append((done, batch))
+            inputs = inputs_of(batch, done) if loss is None else pair_of(batch, done)[0]
+            if not holds_examples(inputs):
+                continue
+            if prove:
+                require_proof(spec, model, params_a, few_examples(inputs))
+            return operators.completed(by_group, inputs) if isinstance(sites, str) else None
+        return None
 
     found = ranks.together(look)
     if isinstance(sites, str):

@@ -120,6 +120,14 @@ def few_examples(inputs: Any) -> tuple[Any]:
     return (inputs[:_EXAMPLES],)
 
 
+def holds_examples(inputs: Any) -> bool:
+    """Return whether a batch, a tensor or tensors by name, has any: one that has none shows nothing."""
+    if isinstance(inputs, Mapping):
+        return all(holds_examples(value) for value in inputs.values())
+    shape: tuple[int, ...] = tuple(getattr(inputs, "shape", ()))
+    return not shape or shape[0] > 0
+
+
 class _Check:
     """A model with its inputs, as they are compared."""
 

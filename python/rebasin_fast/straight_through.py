@@ -194,10 +194,10 @@ def straight_through(
         validated = [search.validate(held_out)] if held_out is not None else []
         for _ in range(epochs):
             for number, batch in _shuffled(batches, rng):
-                if prove and not search.losses:
-                    require_proof(spec, model, own_a, few_examples(pair_of(batch, number)[0]))
                 if not len(pair_of(batch, number)[1]):
                     continue  # a mean over no examples is no number
+                if prove and not search.losses:
+                    require_proof(spec, model, own_a, few_examples(pair_of(batch, number)[0]))
                 search.step(batch, number, update, keep=held_out is None)
                 if progress is not None:
                     progress("straight-through", len(search.losses), total)
