@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <type_traits>
 
-#include "lap/oriented.hpp"
 #include "lap/simd/kernels.hpp"
 
 namespace rebasin_fast {
@@ -119,6 +118,22 @@ Proof prove_scaled(double factor, const MatrixView& cost, const std::vector<std:
 }
 
 }  // namespace
+
+template <class T>
+bool holds_in_integers(const TypedView<T>& cost, bool maximize, const Matching<double>& matching) {
+    const double factor = maximize ? -1.0 : 1.0;
+    const std::vector<std::int64_t> col_of_row(matching.col_of_row.begin(), matching.col_of_row.end());
+    const std::vector<int128> v(matching.v.begin(), matching.v.end());
+    std::vector<int128> u(col_of_row.size());
+    for (std::size_t i = 0; i < u.size(); ++i)
+        u[i] = scaled<int128>(cost.at(static_cast<std::int64_t>(i), col_of_row[i]), factor) -
+               v[static_cast<std::size_t>(col_of_row[i])];
+    const Proof proof = prove_oriented<int128>(cost, factor, col_of_row, u, v);
+    return proof.gap == 0.0 && proof.violation == 0.0;
+}
+
+template bool holds_in_integers(const TypedView<std::int64_t>&, bool, const Matching<double>&);
+template bool holds_in_integers(const TypedView<std::uint64_t>&, bool, const Matching<double>&);
 
 template <class Num, class T>
 std::vector<Num> row_minima(const TypedView<T>& cost, bool maximize, const std::vector<Num>& v) {

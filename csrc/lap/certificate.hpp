@@ -4,9 +4,15 @@
 #include <vector>
 
 #include "lap/lap.hpp"
+#include "lap/oriented.hpp"
 #include "lap/simd/kernels.hpp"
 
 namespace rebasin_fast {
+
+// Whether a matching of 64-bit integers and its prices, whole numbers both, are optimal, in arithmetic that
+// cannot round. Of rows <= cols.
+template <class T>
+bool holds_in_integers(const TypedView<T>& cost, bool maximize, const Matching<double>& matching);
 
 // min_j (sign * c_ij - v[j]) for every row i: the largest u that is feasible beside v. Any strides, one pass.
 // Num is double, or int128 for exact integers.

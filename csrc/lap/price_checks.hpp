@@ -11,6 +11,13 @@
 
 namespace rebasin_fast {
 
+// The upper one of two.
+inline double median(std::vector<double> values) {
+    const auto middle = values.begin() + std::ssize(values) / 2;
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
 // The distance between the quartiles.
 inline double spread(std::vector<double> values) {
     const auto low = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 4);
@@ -50,9 +57,7 @@ inline double followed(const std::vector<double>& minima, const std::vector<doub
     const auto typical = [&](auto first, auto last) {
         std::vector<double> part;
         for (auto at = first; at != last; ++at) part.push_back(costs[*at]);
-        const auto half = part.begin() + std::ssize(part) / 2;
-        std::nth_element(part.begin(), half, part.end());
-        return *half;
+        return median(std::move(part));
     };
     return (typical(middle, order.end()) - typical(order.begin(), middle)) / spread(minima);
 }
@@ -113,10 +118,7 @@ inline bool centre_duals(double sign, bool whole, const std::vector<double>& sam
     double lowest = inf, highest = -inf;
     for (const double c : sample)
         if (c < inf) lowest = std::min(lowest, c), highest = std::max(highest, c);
-    std::vector<double> ordered = *duals;
-    const auto middle = ordered.begin() + std::ssize(ordered) / 2;
-    std::nth_element(ordered.begin(), middle, ordered.end());
-    const double shift = *middle;
+    const double shift = median(*duals);
     for (double& x : *duals) {
         x = sign * (x - shift);
         if (whole) x = std::floor(x);

@@ -63,11 +63,11 @@ class RowSample {
             minima[c] = minima_[static_cast<std::size_t>(c * cols_ / kCosts)];
         const double of_costs = spread(costs_);
         return spread(minima) > apart * of_costs && followed(minima, costs_) < kFollowed &&
-               middle(leads_) < planted * of_costs;
+               median(leads_) < planted * of_costs;
     }
 
     // Whether most rows have more than one best column.
-    bool is_tied() const { return middle(leads_) == 0.0; }
+    bool is_tied() const { return median(leads_) == 0.0; }
 
     // Whether rows have the same cheapest columns, more often than by chance.
     bool rows_agree() const {
@@ -78,18 +78,12 @@ class RowSample {
     }
 
     // Whether there are columns that all these rows find dear.
-    bool some_are_dear() const { return *std::max_element(minima_.begin(), minima_.end()) > middle(costs_); }
+    bool some_are_dear() const { return *std::max_element(minima_.begin(), minima_.end()) > median(costs_); }
 
   private:
     static constexpr std::int64_t kSamples = 64, kLeads = 16, kCosts = 1024, kEntries = 16;
 
     static double cost(const Source& source, T element) { return source.sign * static_cast<double>(element); }
-
-    static double middle(std::vector<double> values) {
-        const auto at = values.begin() + std::ssize(values) / 2;
-        std::nth_element(values.begin(), at, values.end());
-        return *at;
-    }
 
     void take(const RowReader<Source>& reader) {
         entries_ += reader.found();

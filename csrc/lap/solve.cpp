@@ -133,26 +133,6 @@ Method choose_method(const TypedView<T>& cost) {
     return cost.rows < (scattered || square ? kListsFromScattered : kListsFrom) ? Method::dense : Method::jv;
 }
 
-// Whether the matching of integers and its prices, whole numbers both, are optimal, in arithmetic that cannot
-// round.
-template <class T>
-bool holds_in_integers(const TypedView<T>& cost, bool maximize, const Matching<double>& matching) {
-    const std::vector<int128> v(matching.v.begin(), matching.v.end());
-    std::vector<bool> matched(v.size(), false);
-    const std::vector<int128> minima = row_minima<int128>(cost, maximize, v);
-    for (std::int64_t i = 0; i < cost.rows; ++i) {
-        const std::int32_t j = matching.col_of_row[static_cast<std::size_t>(i)];
-        const int128 c = static_cast<int128>(cost.at(i, j));
-        if ((maximize ? -c : c) - v[static_cast<std::size_t>(j)] != minima[static_cast<std::size_t>(i)])
-            return false;
-        matched[static_cast<std::size_t>(j)] = true;
-    }
-    if (cost.rows < cost.cols)
-        for (std::size_t j = 0; j < v.size(); ++j)
-            if (v[j] > 0 || (!matched[j] && v[j] != 0)) return false;
-    return true;
-}
-
 // Solves in float64. Nothing where that might have rounded integers, `doubtful` ones, and did.
 template <class T>
 std::optional<Result> solve_in_float64(const TypedView<T>& cost, const Options& options, bool turned,
